@@ -1,0 +1,195 @@
+"""From the search space of a study to Optuna's parameters, cut down to what family and target can do."""
+
+from __future__ import annotations
+
+import itertools
+import random
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import optuna
+
+from autocompress.config import CompressionConfig, Precision, PrunePattern
+from autocompress.errors import ConfigError, SpecError
+
+Pruning = tuple[PrunePattern, float]
+
+
+@dataclass(frozen=True)
+class Axes:
+    """The values that each dimension may take, in ascending order where they have one."""
+
+    resolution: tuple[int, ...]
+    levels: tuple[int, ...]
+    width: tuple[float, ...]
+    grouping: tuple[str, ...]
+    pruning: tuple[Pruning, ...]
+    precision: tuple[Precision, ...]
+
+    def __iter__(self) -> Iterator[dict[str, Any]]:
+        """Every combination, as keyword arguments of a configuration."""
+        for resolution, levels, width, grouping, (pattern, ratio), precision in itertools.product(
+            self.resolution, self.levels, self.width, self.grouping, self.pruning, self.precision
+        ):
+            yield {
+                "resolution": resolution,
+                "levels": levels,
+                "width": width,
+                "grouping": grouping,
+                "prune_pattern": pattern,
+                "prune_ratio": ratio,
+                "precision": precision,
+            }
+
+
+class ConfigSpace:
+    """All configurations that a study may ask for.
+
+    Args:
+        axes: the values of each dimension.
+        check: raises `ConfigError` for a combination that cannot be built (the model family's ``check``).
+
+    Raises:
+        SpecError: no combination is valid.
+    """
+
+    def __init__(self, axes: Axes, check: Callable[[CompressionConfig], None]) -> None:
+        self.axes = axes
+        self._configs: dict[str, CompressionConfig] = {}
+        problem = ""
+        for values in axes:
+            try:
+                config = CompressionConfig(**values)
+                check(config)
+            except ConfigError as error:
+                problem = str(error)
+                continue
+            self._configs[config.identifier] = config
+        if not self._configs:
+            raise SpecError(f"the search space holds no valid configuration: {problem or 'an axis is empty'}")
+        self._dimensions = {
+            "resolution": _Dimension("resolution", axes.resolution),
+            "levels": _Dimension("levels", axes.levels),
+            "width": _Dimension("width", axes.width),
+            "grouping": _Dimension("grouping", axes.grouping, ordered=False),
+            "pruning": _Dimension("pruning", tuple(_pruning_text(each) for each in axes.pruning), ordered=False),
+            "precision": _Dimension("precision", axes.precision, ordered=False),
+        }
+
+    def __len__(self) -> int:
+        return len(self._configs)
+
+    def __contains__(self, config: CompressionConfig) -> bool:
+        return config.identifier in self._configs
+
+    def __iter__(self) -> Iterator[CompressionConfig]:
+        return iter(self._configs.values())
+
+    def suggest(self, trial: optuna.trial.BaseTrial) -> CompressionConfig:
+        """Let the study's sampler choose a configuration.
+
+        Raises:
+            ConfigError: the sampler combined values that no network can have.
+        """
+        values = {name: dimension.suggest(trial) for name, dimension in self._dimensions.items()}
+        pattern, ratio = _parse_pruning(values.pop("pruning"))
+        config = CompressionConfig(**values, prune_pattern=pattern, prune_ratio=ratio)
+        if config not in self:
+            raise ConfigError(f"{config.label} is not a valid combination of this space")
+        return config
+
+    def parameters(self, config: CompressionConfig) -> dict[str, Any]:
+        """Optuna's parameters for a configuration of this space: the way back from `suggest`."""
+        values = config.to_dict()
+        values["pruning"] = _pruning_text((config.prune_pattern, config.prune_ratio))
+        return {dimension.key: dimension.encode(values[name]) for name, dimension in self._dimensions.items()}
+
+    def untried(self, tried: Mapping[str, Any] | set[str], rng: random.Random) -> CompressionConfig | None:
+        """A random configuration that was not tried yet, or None when all were."""
+        left = [config for identifier, config in self._configs.items() if identifier not in tried]
+        return rng.choice(left) if left else None
+
+    def paper_steps(self) -> list[CompressionConfig]:
+        """The steps A to D of Embedded-ViT, one by one and combined, as far as this space holds them.
+
+        The baseline is the largest network of the space; step A halves and quarters its resolution, step B drops
+        a level or the grouping, step C prunes, step D lowers the precision; then the steps together.
+        """
+        axes = self.axes
+        base: dict[str, Any] = {
+            "resolution": axes.resolution[-1],
+            "levels": axes.levels[-1],
+            "width": axes.width[-1],
+            "grouping": "depthwise" if "depthwise" in axes.grouping else axes.grouping[0],
+            "prune_pattern": "none",
+            "prune_ratio": 0.0,
+            "precision": "fp32" if "fp32" in axes.precision else axes.precision[0],
+        }
+        lower = [_nearest(axes.resolution, axes.resolution[-1] / divisor) for divisor in (2, 4)]
+        narrow = _nearest(axes.width, axes.width[-1] / 2)
+        shallow = axes.levels[-2] if len(axes.levels) > 1 else axes.levels[-1]
+        pruned = next((each for each in axes.pruning if each[0] != "none"), ("none", 0.0))
+        small = next((each for each in axes.precision if each != base["precision"]), base["precision"])
+        changes: list[dict[str, Any]] = [
+            {"resolution": lower[0], "levels": shallow},
+            {"resolution": lower[1], "levels": shallow, "width": narrow},
+            {"resolution": lower[0], "levels": shallow, "width": narrow},
+            {"resolution": lower[0], "levels": shallow, "width": narrow, "precision": small},
+            {"resolution": lower[0], "levels": shallow, "prune_pattern": pruned[0], "prune_ratio": pruned[1]},
+            {"levels": shallow},
+            {"resolution": lower[1]},
+            {"resolution": lower[0], "levels": shallow, "grouping": "dense"},
+            {},
+        ]
+        steps: dict[str, CompressionConfig] = {}
+        for change in changes:
+            try:
+                config = CompressionConfig(**{**base, **change})
+            except ConfigError:
+                continue
+            if config in self:
+                steps[config.identifier] = config
+        return list(steps.values())
+
+
+class _Dimension:
+    """One Optuna parameter. Evenly spaced numbers are suggested as numbers, so that a sampler knows that
+    neighbours are alike; other ordered values by their rank; the rest as categories."""
+
+    def __init__(self, name: str, values: Sequence[Any], *, ordered: bool = True) -> None:
+        self.name = name
+        self.values = tuple(values)
+        self.ordered = ordered and len(self.values) > 1
+        steps = {round(b - a, 9) for a, b in itertools.pairwise(self.values)} if self.ordered else set()
+        self.step = steps.pop() if len(steps) == 1 else None
+
+    @property
+    def key(self) -> str:
+        return f"{self.name}_rank" if self.ordered and self.step is None else self.name
+
+    def suggest(self, trial: optuna.trial.BaseTrial) -> Any:
+        if not self.ordered:
+            return trial.suggest_categorical(self.name, self.values)
+        if self.step is None:
+            return self.values[trial.suggest_int(self.key, 0, len(self.values) - 1)]
+        if isinstance(self.values[0], int):
+            return trial.suggest_int(self.name, self.values[0], self.values[-1], step=int(self.step))
+        suggested = trial.suggest_float(self.name, self.values[0], self.values[-1], step=self.step)
+        return min(self.values, key=lambda value: abs(value - suggested))
+
+    def encode(self, value: Any) -> Any:
+        return self.values.index(value) if self.ordered and self.step is None else value
+
+
+def _nearest(values: Sequence[Any], wanted: float) -> Any:
+    return min(values, key=lambda value: abs(value - wanted))
+
+
+def _pruning_text(pruning: Pruning) -> str:
+    return pruning[0] if pruning[0] == "none" else f"{pruning[0]} {pruning[1]:g}"
+
+
+def _parse_pruning(text: str) -> Pruning:
+    pattern, _, ratio = text.partition(" ")
+    return pattern, float(ratio or 0)  # type: ignore[return-value]
