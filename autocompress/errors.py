@@ -43,3 +43,7 @@ class BundleError(UserError):
 
 class StorageError(UserError):
     """A study database that cannot be opened: other version, locked by another driver, unreachable."""
+
+
+class NothingFeasible(UserError):
+    """A search that found no model within its constraints; the text tells the nearest miss."""

@@ -14,6 +14,9 @@ from autocompress.paths import read_json, write_json
 TrialState = Literal["complete", "pruned", "failed"]
 
 RESULT_FILE = "result.json"
+CONFIRM_FILE = "confirmed.json"
+FRONT_FILE = "front.json"
+RECIPE_FILE = "recipe.yaml"
 MODEL_FILE = "model.onnx"
 WEIGHTS_FILE = "weights.safetensors"
 
@@ -50,6 +53,15 @@ class TrialRequest:
     max_latency_ms: float | None = None
     max_memory_bytes: int | None = None
     max_size_bytes: int | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values, ready for JSON; `from_dict` is the way back."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> TrialRequest:
+        """Build from what `to_dict` gave."""
+        return cls(**{**values, "config": CompressionConfig.from_dict(values["config"])})
 
 
 @dataclass(frozen=True)

@@ -5,76 +5,51 @@ from __future__ import annotations
 import itertools
 import random
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import optuna
 
-from autocompress.config import CompressionConfig, Precision, PrunePattern
+from autocompress.config import CompressionConfig, PrunePattern
 from autocompress.errors import ConfigError, SpecError
+from autocompress.specs.schemas import SearchSpace
 
 Pruning = tuple[PrunePattern, float]
-
-
-@dataclass(frozen=True)
-class Axes:
-    """The values that each dimension may take, in ascending order where they have one."""
-
-    resolution: tuple[int, ...]
-    levels: tuple[int, ...]
-    width: tuple[float, ...]
-    grouping: tuple[str, ...]
-    pruning: tuple[Pruning, ...]
-    precision: tuple[Precision, ...]
-
-    def __iter__(self) -> Iterator[dict[str, Any]]:
-        """Every combination, as keyword arguments of a configuration."""
-        for resolution, levels, width, grouping, (pattern, ratio), precision in itertools.product(
-            self.resolution, self.levels, self.width, self.grouping, self.pruning, self.precision
-        ):
-            yield {
-                "resolution": resolution,
-                "levels": levels,
-                "width": width,
-                "grouping": grouping,
-                "prune_pattern": pattern,
-                "prune_ratio": ratio,
-                "precision": precision,
-            }
 
 
 class ConfigSpace:
     """All configurations that a study may ask for.
 
     Args:
-        axes: the values of each dimension.
+        space: the values of each dimension, already cut down to what the target can run.
         check: raises `ConfigError` for a combination that cannot be built (the model family's ``check``).
 
     Raises:
         SpecError: no combination is valid.
     """
 
-    def __init__(self, axes: Axes, check: Callable[[CompressionConfig], None]) -> None:
-        self.axes = axes
+    def __init__(self, space: SearchSpace, check: Callable[[CompressionConfig], None]) -> None:
+        self.spec = space
         self._configs: dict[str, CompressionConfig] = {}
         problem = ""
-        for values in axes:
+        for config in space.configurations():
             try:
-                config = CompressionConfig(**values)
                 check(config)
             except ConfigError as error:
                 problem = str(error)
-                continue
-            self._configs[config.identifier] = config
+            else:
+                self._configs[config.identifier] = config
         if not self._configs:
-            raise SpecError(f"the search space holds no valid configuration: {problem or 'an axis is empty'}")
+            raise SpecError(
+                f"search space {space.name or 'inline'} holds no configuration that can be built: {problem}"
+            )
+        pruning = tuple(_pruning_text(point) for point in space.prune_points())
         self._dimensions = {
-            "resolution": _Dimension("resolution", axes.resolution),
-            "levels": _Dimension("levels", axes.levels),
-            "width": _Dimension("width", axes.width),
-            "grouping": _Dimension("grouping", axes.grouping, ordered=False),
-            "pruning": _Dimension("pruning", tuple(_pruning_text(each) for each in axes.pruning), ordered=False),
-            "precision": _Dimension("precision", axes.precision, ordered=False),
+            "resolution": _Dimension("resolution", sorted(space.resolution)),
+            "levels": _Dimension("levels", sorted(space.levels)),
+            "width": _Dimension("width", sorted(space.width)),
+            "grouping": _Dimension("grouping", space.grouping, ordered=False),
+            "pruning": _Dimension("pruning", pruning, ordered=False),
+            "precision": _Dimension("precision", space.precision, ordered=False),
         }
 
     def __len__(self) -> int:
@@ -116,21 +91,20 @@ class ConfigSpace:
         The baseline is the largest network of the space; step A halves and quarters its resolution, step B drops
         a level or the grouping, step C prunes, step D lowers the precision; then the steps together.
         """
-        axes = self.axes
+        spec = self.spec
+        resolutions, levels, widths = sorted(spec.resolution), sorted(spec.levels), sorted(spec.width)
         base: dict[str, Any] = {
-            "resolution": axes.resolution[-1],
-            "levels": axes.levels[-1],
-            "width": axes.width[-1],
-            "grouping": "depthwise" if "depthwise" in axes.grouping else axes.grouping[0],
-            "prune_pattern": "none",
-            "prune_ratio": 0.0,
-            "precision": "fp32" if "fp32" in axes.precision else axes.precision[0],
+            "resolution": resolutions[-1],
+            "levels": levels[-1],
+            "width": widths[-1],
+            "grouping": "depthwise" if "depthwise" in spec.grouping else spec.grouping[0],
+            "precision": "fp32" if "fp32" in spec.precision else spec.precision[0],
         }
-        lower = [_nearest(axes.resolution, axes.resolution[-1] / divisor) for divisor in (2, 4)]
-        narrow = _nearest(axes.width, axes.width[-1] / 2)
-        shallow = axes.levels[-2] if len(axes.levels) > 1 else axes.levels[-1]
-        pruned = next((each for each in axes.pruning if each[0] != "none"), ("none", 0.0))
-        small = next((each for each in axes.precision if each != base["precision"]), base["precision"])
+        lower = [_nearest(resolutions, resolutions[-1] / divisor) for divisor in (2, 4)]
+        narrow = _nearest(widths, widths[-1] / 2)
+        shallow = levels[-2] if len(levels) > 1 else levels[-1]
+        pruned = next((point for point in spec.prune_points() if point[0] != "none"), ("none", 0.0))
+        small = next((each for each in spec.precision if each != base["precision"]), base["precision"])
         changes: list[dict[str, Any]] = [
             {"resolution": lower[0], "levels": shallow},
             {"resolution": lower[1], "levels": shallow, "width": narrow},

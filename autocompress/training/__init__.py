@@ -1,0 +1,1 @@
+"""Brief training, its losses, distillation and metrics."""

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -80,5 +81,5 @@ def change_intensity(images: Tensor, rng: np.random.Generator, settings: Augment
     return (changed + grain * noise.abs() * settings.noise).clamp(0, 1)
 
 
-def _signs(rng: np.random.Generator, batch: int, flip: bool) -> np.ndarray:
+def _signs(rng: np.random.Generator, batch: int, flip: bool) -> NDArray[np.float64]:
     return np.where(rng.random(batch) < 0.5, -1.0, 1.0) if flip else np.ones(batch)

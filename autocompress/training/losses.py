@@ -31,7 +31,8 @@ def segmentation_loss(logits: Tensor, labels: Tensor, dice_weight: float = 1.0) 
 def dice_loss(probabilities: Tensor, target: Tensor, smooth: float = 1.0) -> Tensor:
     """One minus the soft Dice, averaged over the classes in the batch, the background left out.
 
-    The sums run over the whole batch: a slice without an organ then asks for none, instead of dividing by almost nothing.
+    The sums run over the whole batch: a slice without an organ then asks for none,
+    instead of dividing by almost nothing.
 
     Args:
         probabilities: B x classes x H x W, in 0..1.

@@ -73,9 +73,7 @@ class TrainSettings:
                 raise ConfigError(f"training setting {name} must be true or false, not {getattr(self, name)!r}")
         for name, allowed in (("bf16", get_args(Bf16)), ("device", get_args(Device))):
             if getattr(self, name) not in allowed:
-                raise ConfigError(
-                    f"training setting {name} {getattr(self, name)!r} is not one of {', '.join(allowed)}"
-                )
+                raise ConfigError(f"training setting {name} {getattr(self, name)!r} is not one of {', '.join(allowed)}")
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, ready for JSON; `from_dict` is the way back."""

@@ -1,0 +1,69 @@
+# `make help` tells the targets. Nothing is installed outside .venv/.
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+
+# Python 3.11 is the newest that all extras support; the pins in constraints.txt are for it.
+PYTHON ?= $(shell for name in python3.11 python3; do if $$name -c '' 2>/dev/null; then echo $$name; break; fi; done)
+VENV ?= .venv
+BIN := $(VENV)/bin
+EXTRAS ?= deepsparse,openvino,postgres,dev
+# Further arguments for pip, such as an index with CPU-only builds of torch.
+PIP_ARGS ?=
+# Further arguments for the command of a target: make search ARGS="--budget 15m", make test ARGS=tests/specs
+ARGS ?=
+
+STAMP := $(VENV)/.installed
+
+.PHONY: help
+help:  ## tell the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
+
+.PHONY: setup
+setup: $(STAMP)  ## make .venv/ with everything pinned (again only when the pins change)
+
+$(BIN)/python:
+	@test -n "$(PYTHON)" || { echo "no python3 found; install Python 3.11 or give PYTHON=/path/to/python3.11" >&2; exit 1; }
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || { echo "$(PYTHON) is older than 3.10; install Python 3.11 or give PYTHON=/path/to/python3.11" >&2; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+
+$(STAMP): pyproject.toml constraints.txt | $(BIN)/python
+	@pins="-c constraints.txt"; \
+	$(BIN)/python -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11))' \
+	  || { pins=""; echo "note: not Python 3.11, so versions are not pinned and DeepSparse may be missing" >&2; }; \
+	$(BIN)/python -m pip install --disable-pip-version-check --progress-bar off $(PIP_ARGS) $$pins -e '.[$(EXTRAS)]'
+	@touch $@
+
+.PHONY: search
+search: $(STAMP)  ## search on the built-in phantoms: eight minutes, results in runs/
+	$(BIN)/autocompress search --study phantoms --out runs $(ARGS)
+
+.PHONY: test
+test: $(STAMP)  ## run the tests
+	$(BIN)/python -m pytest $(ARGS)
+
+.PHONY: test-slow
+test-slow: $(STAMP)  ## run the tests that take minutes
+	$(BIN)/python -m pytest -m 'slow and not gpu and not arm64' $(ARGS)
+
+.PHONY: lint
+lint: $(STAMP)  ## check style, format and types
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+.PHONY: bench
+bench: $(STAMP)  ## run all benchmarks one after the other, results in runs/benchmarks/
+	@mkdir -p runs/benchmarks
+	@for script in benchmarks/[!_]*.py; do \
+	  echo "== $$script"; $(BIN)/python "$$script" $(ARGS) | tee "runs/benchmarks/$$(basename "$$script" .py).txt"; done
+
+.PHONY: report
+report: $(STAMP)  ## write the report of the search on the phantoms
+	$(BIN)/autocompress report phantoms --out runs $(ARGS)
+
+.PHONY: clean
+clean:  ## remove .venv/, caches and build results; runs/ stays
+	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,0 +1,189 @@
+"""Unstructured pruning (step C): single weights become zero while the network trains, and stay zero.
+
+The work is SparseML's: gradual magnitude pruning by its ``ScheduledModifierManager`` from a recipe that is kept with
+the trial. Only weights inside the network are *prunable*: those of convolutions and linear layers, except the first
+layer (it sees the image), the last one (it draws the classes) and grouped convolutions (nine weights a channel, which
+no engine skips). A prune ratio, and every sparsity that is reported, is about the prunable weights.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from autocompress.compression.recipes import Recipe, read_recipe, write_recipe
+from autocompress.errors import ConfigError
+
+INSTALL = "pip install 'autocompress[deepsparse]'"
+_STEPS_PER_EPOCH = 100  # SparseML wants a number; it only turns epochs into steps for its logs, which are off
+
+
+def prunable_weights(model: nn.Module) -> tuple[str, ...]:
+    """Names of the prunable weights in the order of the network's modules."""
+    layers = [(name, module) for name, module in model.named_modules() if isinstance(module, _LAYERS)]
+    return tuple(f"{name}.weight" for name, module in layers[1:-1] if getattr(module, "groups", 1) == 1)
+
+
+def sparsity_of(model: nn.Module | str | Path) -> float:
+    """Share of zeros among the prunable weights, 0 to 1.
+
+    Args:
+        model: a network, or the path of an exported ONNX file of any precision: there, the constant operands of
+            convolutions and matrix products are counted, the first and the last in the graph's order left out.
+    """
+    zeros = total = 0
+    for tensor in _weights_of(model) if isinstance(model, nn.Module) else _weights_in(Path(model)):
+        zeros += tensor[0]
+        total += tensor[1]
+    return zeros / total if total else 0.0
+
+
+def check_sparseml() -> None:
+    """See that unstructured pruning can be done here.
+
+    Raises:
+        ConfigError: SparseML is not installed.
+    """
+    if importlib.util.find_spec("sparseml") is None:
+        raise ConfigError(f"unstructured pruning needs SparseML, which is not installed: {INSTALL}")
+
+
+class SparseMLPruning:
+    """Gradual magnitude pruning while a network trains; an `autocompress.training.trainer.Pruning`.
+
+    Args:
+        model: the network that will be trained.
+        ratio: share of the prunable weights to remove, above 0 and at most 0.99; ignored where ``recipe`` is given.
+        recipe: text of a user's own SparseML recipe.
+        source: what to call that recipe in messages, such as its path.
+
+    Attributes:
+        recipe: the recipe in use; its ``text`` belongs into the trial's folder and the bundle.
+
+    Raises:
+        ConfigError: SparseML is not installed, there is nothing to prune, or the recipe does not fit the network.
+    """
+
+    def __init__(
+        self, model: nn.Module, ratio: float = 0.0, *, recipe: str | None = None, source: str = "recipe"
+    ) -> None:
+        check_sparseml()
+        if recipe is None:
+            self.recipe: Recipe = write_recipe(prunable_weights(model), ratio)
+        else:
+            self.recipe = read_recipe(recipe, (name for name, _ in model.named_parameters()), source)
+        self._manager: Any = None
+        self._model: nn.Module | None = None
+        self._optimizer: torch.optim.Optimizer | None = None
+        self._epoch = 0.0
+
+    def start(self, model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
+        """Attach to the network and the optimiser."""
+        self._model, self._optimizer, self._epoch = model, optimizer, 0.0
+        self._manager = _manager(self.recipe)
+        self._manager.initialize(model, epoch=0.0, loggers=_silent_loggers())
+
+    def before_step(self, fraction: float) -> None:
+        """Choose the zeros that are due at this share of the budget."""
+        self._epoch = min(fraction, 1.0) * self.recipe.epochs
+        self._manager.update(self._model, self._optimizer, self._epoch, _STEPS_PER_EPOCH, log_updates=False)
+        self._manager.optimizer_pre_step(self._model, self._optimizer, self._epoch, _STEPS_PER_EPOCH)
+
+    def after_step(self) -> None:
+        """Undo what the optimiser's momentum did to zeros."""
+        self._manager.optimizer_post_step(self._model, self._optimizer, self._epoch, _STEPS_PER_EPOCH)
+
+    def finish(self) -> None:
+        """Reach the final ratio, also where the training ended early, and let go of the network."""
+        if self._manager is None:
+            return
+        if self._epoch < self.recipe.epochs:
+            self._manager.update(self._model, self._optimizer, self.recipe.epochs, _STEPS_PER_EPOCH, log_updates=False)
+        self._manager.finalize(self._model)
+        self._manager = self._model = self._optimizer = None
+
+
+class KeepZeros:
+    """Later training of a pruned network: what is zero stays zero. Needs no SparseML.
+
+    Args:
+        model: the pruned network; the zeros of its prunable weights are taken down now.
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        self._masks = {name: weight.detach() != 0 for name, weight in _named(model, prunable_weights(model))}
+        self._pairs: list[tuple[nn.Parameter, torch.Tensor]] = []
+
+    def start(self, model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
+        """Attach to the network, which may have moved to another device."""
+        self._pairs = [
+            (weight, self._masks[name].to(weight.device, weight.dtype)) for name, weight in _named(model, self._masks)
+        ]
+
+    def before_step(self, fraction: float) -> None:
+        """Nothing changes with the budget."""
+
+    def after_step(self) -> None:
+        """Put the zeros back."""
+        with torch.no_grad():
+            for weight, mask in self._pairs:
+                weight.mul_(mask)
+
+    def finish(self) -> None:
+        """Put the zeros back for good."""
+        self.after_step()
+        self._pairs = []
+
+
+_LAYERS = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
+
+
+def _named(model: nn.Module, names: Any) -> Iterator[tuple[str, nn.Parameter]]:
+    for name in names:
+        yield name, model.get_parameter(name)
+
+
+def _manager(recipe: Recipe) -> Any:
+    """SparseML's manager for a recipe; its usage reports to the vendor stay off."""
+    os.environ.setdefault("NM_DISABLE_ANALYTICS", "1")
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # about pkg_resources, at every import
+            from sparseml.pytorch.optim import ScheduledModifierManager
+    except ImportError as error:
+        raise ConfigError(f"SparseML cannot be imported ({error}); mend it with: {INSTALL}") from error
+    try:
+        return ScheduledModifierManager.from_yaml(recipe.text)
+    except (ValueError, TypeError, KeyError) as error:
+        raise ConfigError(f"SparseML refuses the recipe: {' '.join(str(error).split())}") from error
+
+
+def _silent_loggers() -> Any:
+    """Loggers that log nowhere: SparseML's own would write a ``sparse_logs`` folder into the working directory."""
+    from sparseml.pytorch.utils import LambdaLogger, LoggerManager
+
+    # An empty manager counts as false and would be replaced by the default one.
+    quiet = LambdaLogger(lambda *_args, **_kwargs: True, enabled=False)
+    return LoggerManager([quiet], log_frequency=None, log_python=False)
+
+
+def _weights_of(model: nn.Module) -> Iterator[tuple[int, int]]:
+    for _, weight in _named(model, prunable_weights(model)):
+        yield int((weight == 0).sum()), weight.numel()
+
+
+def _weights_in(path: Path) -> Iterator[tuple[int, int]]:
+    """(zeros, size) of the prunable weights of an ONNX file."""
+    from autocompress.compression.onnx_graph import constant_weights
+
+    weights = constant_weights(path)
+    for weight in weights[1:-1]:
+        if weight.groups == 1:
+            yield int((weight.values == weight.zero).sum()), weight.values.size

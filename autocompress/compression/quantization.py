@@ -1,0 +1,228 @@
+"""INT8 models (step D) after training: QuantizeLinear and DequantizeLinear around convolutions and matrix products.
+
+The file states each scale, and every engine that knows this form (ONNX Runtime, OpenVINO, TensorRT, DeepSparse) runs
+the operator between in integers. Weights are int8, symmetric, one scale a channel: zero stays zero, so pruned weights stay
+pruned. Activations have one scale a tensor. Products of two activations (the attention's) stay in float: they are a
+twelfth of the work, and a softmax over thousands of tokens has no use for 256 levels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+from onnx import helper, numpy_helper
+
+from autocompress.compression.onnx_graph import load_graph
+from autocompress.compression.ranges import find_ranges
+from autocompress.data.dataset import FloatArray
+from autocompress.errors import ConfigError
+from autocompress.paths import write_bytes
+
+MIN_OPSET = 13
+"""DequantizeLinear has one scale a channel from here."""
+
+
+@dataclass(frozen=True)
+class Activations:
+    """The integers that activations become.
+
+    Attributes:
+        symmetric: int8 around zero, as TensorRT wants it; else uint8 with a zero point, which has a bit more to say
+            about what follows a GELU and is what x86 multiplies fastest.
+    """
+
+    symmetric: bool = False
+
+    @property
+    def kind(self) -> type[np.int8] | type[np.uint8]:
+        return np.int8 if self.symmetric else np.uint8
+
+    def scale_and_zero(self, low: float, high: float) -> tuple[np.float32, np.int8 | np.uint8]:
+        """Scale and zero point for values from ``low`` to ``high``; zero is always represented exactly."""
+        low, high = min(low, 0.0), max(high, 0.0)
+        if self.symmetric:
+            return np.float32(max(-low, high, _TINY) / 127), np.int8(0)
+        scale = max(high - low, _TINY) / 255
+        return np.float32(scale), np.uint8(np.clip(round(-low / scale), 0, 255))
+
+
+_TINY = 1e-8  # a tensor that is always zero still needs a scale
+
+
+def candidates(source: Path) -> tuple[str, ...]:
+    """Names of the tensors that the quantizable nodes compute, in order: what ``exclude`` in `to_int8` speaks of."""
+    graph = load_graph(source).graph
+    constants = {tensor.name for tensor in graph.initializer}
+    return tuple(node.output[0] for node in graph.node if _quantizable(node, constants))
+
+
+def to_int8(
+    source: Path,
+    target: Path,
+    samples: FloatArray,
+    *,
+    exclude: Collection[str] = (),
+    symmetric: bool = False,
+    threads: int | None = None,
+) -> None:
+    """Write a float32 model as INT8; its input and output stay float32.
+
+    Args:
+        source: float32 ONNX, opset 13 or higher.
+        target: file to write, in one step.
+        samples: calibration images N x channels x R x R, of training slices.
+        exclude: nodes that stay in float32, by the name of what they compute (see `candidates`): mixed precision.
+        symmetric: see `Activations`.
+        threads: for the calibration; None for all cores.
+
+    Raises:
+        ConfigError: the model is too old, has nothing to quantize, or cannot be run on the samples.
+    """
+    model = load_graph(source)
+    opset = next((o.version for o in model.opset_import if o.domain in ("", "ai.onnx")), 0)
+    if opset < MIN_OPSET:
+        raise ConfigError(f"{source}: INT8 needs opset {MIN_OPSET} or higher, the file has {opset}; export it anew")
+    constants = {tensor.name: tensor for tensor in model.graph.initializer}
+    chosen = {
+        node.output[0]
+        for node in model.graph.node
+        if _quantizable(node, constants) and node.output[0] not in set(exclude)
+    }
+    if not chosen:
+        raise ConfigError(f"{source}: nothing to quantize: no convolution or matrix product with constant weights")
+    observed = _observed(model.graph, chosen, constants)
+    ranges = find_ranges(source, observed, samples, threads=threads)
+    _Quantizer(model.graph, constants, chosen, ranges, Activations(symmetric)).rewrite()
+    del model.graph.value_info[:]
+    onnx.checker.check_model(model)
+    write_bytes(target, model.SerializeToString())
+
+
+def _quantizable(node: Any, constants: Collection[str]) -> bool:
+    if node.op_type not in ("Conv", "MatMul", "Gemm"):
+        return False
+    weight = node.input[1]
+    if weight not in constants or node.input[0] in constants:
+        return False
+    attributes = {a.name: a for a in node.attribute}
+    plain = all(attributes[name].f == 1.0 for name in ("alpha", "beta") if name in attributes)
+    return node.op_type != "Gemm" or (plain and not ("transA" in attributes and attributes["transA"].i))
+
+
+def _observed(graph: Any, chosen: Collection[str], constants: Collection[str]) -> list[str]:
+    """Tensors whose ranges are needed: inputs of the chosen nodes, and what convolutions give (see `_Quantizer`)."""
+    names: dict[str, None] = {}
+    for node in graph.node:
+        if node.output[0] in chosen:
+            names[node.input[0]] = None
+            if node.op_type == "Conv":
+                names[node.output[0]] = None
+    return list(names)
+
+
+class _Quantizer:
+    """Rewrites a graph in place."""
+
+    def __init__(
+        self,
+        graph: Any,
+        constants: dict[str, Any],
+        chosen: Collection[str],
+        ranges: dict[str, tuple[float, float]],
+        activations: Activations,
+    ) -> None:
+        self.graph = graph
+        self.constants = constants
+        self.chosen = chosen
+        self.activations = activations
+        self.scales = {name: activations.scale_and_zero(*bounds) for name, bounds in ranges.items()}
+        self.new: dict[str, Any] = {}
+        self.nodes: list[Any] = []
+        self.done: dict[str, str] = {}
+        self.weights: dict[tuple[str, int], tuple[str, NDArray[np.float32]]] = {}
+
+    def rewrite(self) -> None:
+        outputs = {value.name for value in self.graph.output}
+        for node in self.graph.node:
+            # ONNX Runtime runs a convolution in integers only where its result is quantized as well.
+            ends = node.op_type == "Conv" and node.output[0] in self.chosen and node.output[0] not in outputs
+            if node.output[0] in self.chosen:
+                self._quantize_operands(node)
+            if ends:
+                name = node.output[0]
+                node.output[0] = f"{name}_float"
+                self.nodes.append(node)
+                self._pair(node.output[0], name, self.scales[name])
+                self.done[name] = name
+            else:
+                self.nodes.append(node)
+        del self.graph.node[:]
+        self.graph.node.extend(self.nodes)
+        used = {name for node in self.nodes for name in node.input}
+        kept = [tensor for tensor in self.graph.initializer if tensor.name in used]
+        del self.graph.initializer[:]
+        self.graph.initializer.extend([*kept, *self.new.values()])
+
+    def _quantize_operands(self, node: Any) -> None:
+        source = node.input[0]
+        if source not in self.done:
+            self.done[source] = f"{source}_dq"
+            self._pair(source, self.done[source], self.scales[source])
+        node.input[0] = self.done[source]
+        axis = _channel_axis(node)
+        node.input[1], scales = self._weight(node.input[1], axis)
+        if len(node.input) > 2 and node.input[2] in self.constants:
+            node.input[2] = self._bias(node.input[2], node.output[0], self.scales[source][0] * scales)
+
+    def _pair(self, source: str, target: str, scale_and_zero: tuple[np.float32, Any]) -> None:
+        """QuantizeLinear and DequantizeLinear from one name to another."""
+        scale, zero = scale_and_zero
+        names = [self._add(f"{target}_scale", np.asarray(scale)), self._add(f"{target}_zero", np.asarray(zero))]
+        self.nodes.append(helper.make_node("QuantizeLinear", [source, *names], [f"{target}_q"], name=f"Q_{target}"))
+        self.nodes.append(helper.make_node("DequantizeLinear", [f"{target}_q", *names], [target], name=f"DQ_{target}"))
+
+    def _weight(self, name: str, axis: int) -> tuple[str, NDArray[np.float32]]:
+        """A weight as int8 with one scale a channel; the name of its dequantized form, and the scales."""
+        if (name, axis) not in self.weights:
+            values = np.asarray(numpy_helper.to_array(self.constants[name]), dtype=np.float32)
+            axis %= values.ndim
+            others = tuple(i for i in range(values.ndim) if i != axis)
+            scales = np.maximum(np.abs(values).max(axis=others) / 127, _TINY).astype(np.float32)
+            shape = [-1 if i == axis else 1 for i in range(values.ndim)]
+            stored = np.clip(np.rint(values / scales.reshape(shape)), -127, 127).astype(np.int8)
+            new = f"{name}_w{axis}"
+            inputs = [self._add(f"{new}_q", stored), self._add(f"{new}_scale", scales)]
+            inputs.append(self._add(f"zeros_{scales.size}", np.zeros(scales.size, np.int8)))
+            self.nodes.append(helper.make_node("DequantizeLinear", inputs, [new], name=f"DQ_{new}", axis=axis))
+            self.weights[name, axis] = (new, scales)
+        return self.weights[name, axis]
+
+    def _bias(self, name: str, owner: str, scales: NDArray[np.float32]) -> str:
+        """A bias as int32 in units of the products, as integer kernels add it."""
+        values = np.asarray(numpy_helper.to_array(self.constants[name]), dtype=np.float64).reshape(-1)
+        stored = np.clip(np.rint(values / scales), -(2**31) + 1, 2**31 - 1).astype(np.int32)
+        new = f"{owner}_bias"
+        inputs = [self._add(f"{new}_q", stored), self._add(f"{new}_scale", scales.astype(np.float32))]
+        inputs.append(self._add(f"zeros32_{stored.size}", np.zeros(stored.size, np.int32)))
+        self.nodes.append(helper.make_node("DequantizeLinear", inputs, [new], name=f"DQ_{new}", axis=0))
+        return new
+
+    def _add(self, name: str, values: NDArray[Any]) -> str:
+        self.new.setdefault(name, numpy_helper.from_array(values, name))
+        return name
+
+
+def _channel_axis(node: Any) -> int:
+    """The axis of the weight that counts output channels."""
+    if node.op_type == "Conv":
+        return 0
+    if node.op_type == "Gemm":
+        transposed = any(a.name == "transB" and a.i for a in node.attribute)
+        return 0 if transposed else 1
+    return -1

@@ -1,0 +1,204 @@
+"""Measuring a model on a target: each engine that can run it, in a process of its own, while nothing else computes."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from autocompress.config import CompressionConfig
+from autocompress.data.dataset import FloatArray
+from autocompress.hardware.cache import LatencyCache, measurement_key
+from autocompress.hardware.gate import refuse_config, refuse_model
+from autocompress.hardware.hosts import AgentJob, AgentReport, Host, open_host
+from autocompress.hardware.infer import engine_request
+from autocompress.hardware.records import Latency, Measurement
+from autocompress.hardware.settings import MeasureSettings
+from autocompress.hardware.targets import Engine, Target
+from autocompress.hardware.turnstile import Turnstile
+
+
+@dataclass(frozen=True)
+class MeasurementSet:
+    """What all engines of a target did with one model.
+
+    Attributes:
+        measurements: the best first, then the others that ran by latency, then the failures in the target's order.
+    """
+
+    measurements: tuple[Measurement, ...]
+
+    @property
+    def best(self) -> Measurement | None:
+        """The measurement with the lowest latency; None where no engine ran the model."""
+        return self.measurements[0] if self.measurements and self.measurements[0].ok else None
+
+    @property
+    def reasons(self) -> str:
+        """Why engines failed, on one line; empty where none did."""
+        return "; ".join(each.message for each in self.measurements if not each.ok)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values, ready for JSON."""
+        return {"measurements": [each.to_dict() for each in self.measurements]}
+
+
+def measure(
+    model: Path | Mapping[str, Path],
+    target: Target,
+    *,
+    inputs: FloatArray,
+    config: CompressionConfig | None = None,
+    precision: str | None = None,
+    metric: str | None = None,
+    settings: MeasureSettings | None = None,
+    cache: LatencyCache | None = None,
+    remeasure: bool = False,
+    turnstile: Turnstile | None = None,
+) -> MeasurementSet:
+    """Measure the latency of a model with each usable engine of a target.
+
+    A failure of an engine is a measurement with another outcome than ``ok``; it never raises.
+
+    Args:
+        model: ONNX file; or one for each engine by name, where engines need different ones. An engine that has none
+            is left out.
+        target: see `autocompress.hardware.targets.resolve_target`.
+        inputs: N x C x R x R float32, real images; the first 16 are fed in turn, one at a time.
+        config: the configuration that the model was made of; engines that cannot run it are not tried.
+        precision: number format to compute in; that of ``config`` by default, else ``fp32``.
+        metric: ``p50``, ``p90``, ``p99`` or ``mean``, by which the best engine is chosen; the target's by default.
+        settings: of the protocol.
+        cache: earlier measurements are taken from it and new ones kept in it; None for neither.
+        remeasure: measure also what the cache knows.
+        turnstile: of this host by default. The calling thread must not be inside one of its steps.
+
+    Raises:
+        RuntimeError: the calling thread is inside a step of ``turnstile``: the measurement would wait for itself.
+    """
+    room = turnstile or Turnstile()
+    if room.held:
+        raise RuntimeError("a measurement cannot begin inside a step of the same thread: it would wait for itself")
+    wanted = settings or MeasureSettings()
+    number_format = precision or (config.precision if config is not None else "fp32")
+    host = open_host(target.host_kind)
+    results = []
+    for engine in target.engines:
+        path = model if isinstance(model, Path) else model.get(engine.name)
+        if path is None:
+            continue
+        reason = None if config is None else refuse_config(config, engine)
+        reason = reason or refuse_model(path, engine, memory_bytes=target.memory_bytes)
+        if reason is not None:
+            results.append(
+                _failure(engine, target, AgentReport("unsupported", f"{engine.name}: {reason}", {}, "", 0.0))
+            )
+            continue
+        key = None
+        if cache is not None:
+            key = measurement_key(path, engine, target, number_format, inputs.shape[1:], wanted)
+            known = None if remeasure else cache.get(key)
+            if known is not None:
+                results.append(known)
+                continue
+        result = _measure(path, engine, target, host, inputs, number_format, wanted, room)
+        if cache is not None and key is not None:
+            cache.put(key, result)
+        results.append(result)
+    return MeasurementSet(ranked(results, metric or target.latency_metric))
+
+
+def ranked(measurements: Sequence[Measurement], metric: str = "p50") -> tuple[Measurement, ...]:
+    """Measurements that ran by latency, then the failures in their order."""
+
+    def latency(each: Measurement) -> float:
+        return float("inf") if not each.ok or each.latency is None else float(getattr(each.latency, metric))
+
+    return tuple(sorted(measurements, key=latency))
+
+
+def _measure(
+    model: Path,
+    engine: Engine,
+    target: Target,
+    host: Host,
+    inputs: FloatArray,
+    precision: str,
+    settings: MeasureSettings,
+    room: Turnstile,
+) -> Measurement:
+    with tempfile.TemporaryDirectory(prefix="autocompress-measure-") as scratch:
+        sample = Path(scratch) / "input.npy"
+        np.save(sample, np.ascontiguousarray(inputs[:16], dtype=np.float32), allow_pickle=False)
+        request = {
+            **engine_request(engine, precision),
+            # The agent passes the turnstile itself, alone only while it times: loading stops nobody's training.
+            "turnstile": str(room.folder.resolve()),
+            "time": {"input": "input.npy", **asdict(settings)},
+        }
+        report = host.run(
+            AgentJob(
+                request,
+                {"model.onnx": model, "input.npy": sample},
+                python=engine.python,
+                timeout_seconds=settings.timeout_seconds,
+                memory_bytes=target.memory_bytes,
+            )
+        )
+    if report.outcome != "ok":
+        return _failure(engine, target, report, precision)
+    timed = report.answer["time"]
+    return Measurement(
+        engine=engine.name,
+        engine_version=report.answer["engine_version"],
+        host=str(target.host.get("name", host.name)),
+        outcome="ok",
+        latency=Latency(**{**timed["latency"], "p90_interval": tuple(timed["latency"]["p90_interval"])}),
+        peak_memory_bytes=report.answer["peak_memory_bytes"],
+        disturbed=timed["disturbed"],
+        conditions={**_conditions(engine, target, report, precision), **timed["conditions"]},
+    )
+
+
+def _failure(engine: Engine, target: Target, report: AgentReport, precision: str = "") -> Measurement:
+    conditions = _conditions(engine, target, report, precision) if report.phase else {}
+    if report.log.strip():
+        conditions["log"] = report.log.strip()[-500:]
+    return replace(
+        Measurement(
+            engine=engine.name,
+            engine_version=engine.version,
+            host=str(target.host.get("name", target.host_kind)),
+            outcome=report.outcome,
+            message=report.message,
+        ),
+        conditions=conditions,
+    )
+
+
+def _conditions(engine: Engine, target: Target, report: AgentReport, precision: str) -> dict[str, Any]:
+    """Under which a measurement was made, as far as it is known before anything was timed."""
+    host = report.answer.get("host", target.host)
+    process = report.answer.get("process", {})
+    return {
+        "time": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        "target": target.name,
+        "device": engine.device,
+        "precision": precision,
+        "threads": engine.threads,
+        "affinity": process.get("affinity"),
+        "options": dict(engine.options),
+        "cpu_model": host.get("cpu_model"),
+        "cores": host.get("cores"),
+        "host_id": host.get("id"),
+        "system": host.get("system"),
+        "power": host.get("power"),
+        "python": process.get("python"),
+        "phases": report.answer.get("phases", {}),
+        "engine_details": report.answer.get("details", {}),
+    }

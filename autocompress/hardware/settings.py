@@ -1,0 +1,39 @@
+"""How thoroughly a latency is measured."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class MeasureSettings:
+    """Settings of the measuring protocol; the defaults take 1.5 to 3 seconds for a model of 10 ms.
+
+    Attributes:
+        min_runs: timed runs at least, also when ``max_seconds`` is over. 64 are the least from which a 90th percentile
+            can be estimated (MLPerf Inference rules, single stream).
+        min_seconds: duration of the timed runs at least.
+        max_seconds: duration after which the runs end although p90 is not yet known as well as wanted.
+        interval: the runs end when the 95 % confidence interval of p90 is narrower than this share of p90.
+        warmup_seconds: warm-up ends after so long although it is not yet stable.
+        foreign_limit: CPU time that others may use meanwhile, in cores; above it the run is disturbed.
+        attempts: how often a disturbed run is made before it is kept and marked.
+        repeat_seconds: after so long no attempt is repeated.
+        timeout_seconds: after so long in all the agent is killed; waiting for other measurements does not count.
+    """
+
+    min_runs: int = 64
+    min_seconds: float = 1.0
+    max_seconds: float = 2.5
+    interval: float = 0.02
+    warmup_seconds: float = 0.5
+    foreign_limit: float = 0.06
+    attempts: int = 3
+    repeat_seconds: float = 10.0
+    timeout_seconds: float = 300.0
+
+    def __post_init__(self) -> None:
+        if self.min_runs < 1 or self.attempts < 1:
+            raise ValueError("min_runs and attempts must be at least 1")
+        if not 0 <= self.min_seconds <= self.max_seconds:
+            raise ValueError("min_seconds must be between 0 and max_seconds")

@@ -1,0 +1,211 @@
+"""The parent: one network of the study, trained first, from which every trial inherits and by which it is taught."""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import json
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from autocompress.config import CompressionConfig
+from autocompress.errors import ConfigError, UserError
+from autocompress.paths import cache_dir, make_dir, read_json, write_json
+from autocompress.specs.schemas import SearchSpace
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from autocompress.training.distillation import SoftTargets
+    from autocompress.training.settings import TrainSettings
+
+PARENT_FILE = "parent.json"
+WEIGHTS_FILE = "weights.safetensors"
+SOFT_FILE = "soft-targets.npy"
+
+MIN_PARENT_STEPS = 300
+"""A parent that takes fewer steps than this teaches nothing; a smaller one is taken then."""
+MIN_PARENT_RESOLUTION = 64
+"""Below it small organs are lost, and students of a higher resolution could not inherit them."""
+
+
+@dataclass(frozen=True)
+class Parent:
+    """A trained parent.
+
+    Attributes:
+        folder: where its files lie.
+        config: its configuration.
+        seconds: of training.
+        steps: taken.
+    """
+
+    folder: Path
+    config: CompressionConfig
+    seconds: float
+    steps: int
+
+    @classmethod
+    def load(cls, folder: Path) -> Parent:
+        """Read what `train_parent` left.
+
+        Raises:
+            UserError: it is damaged.
+        """
+        values = read_json(folder / PARENT_FILE)
+        try:
+            config = CompressionConfig.from_dict(values["config"])
+            return cls(folder, config, float(values["seconds"]), int(values["steps"]))
+        except (KeyError, TypeError, ValueError, ConfigError) as error:
+            raise UserError(f"parent network in {folder} is damaged ({error}); delete that folder") from error
+
+    def network(self, family: str, *, in_channels: int, num_classes: int) -> nn.Module:
+        """The trained network.
+
+        Raises:
+            UserError: the weights do not fit the family, or are damaged.
+        """
+        from safetensors import SafetensorError
+        from safetensors.torch import load_file
+
+        from autocompress.models import build
+
+        model = build(family, self.config, in_channels=in_channels, num_classes=num_classes)
+        try:
+            model.load_state_dict(load_file(self.folder / WEIGHTS_FILE))
+        except (OSError, RuntimeError, SafetensorError) as error:
+            first = str(error).strip().splitlines()[0]
+            raise UserError(
+                f"parent network in {self.folder} does not fit {family} {self.config.label} ({first}); "
+                "delete that folder, or name another parent"
+            ) from error
+        return model.eval()
+
+    def soft_targets(self) -> SoftTargets:
+        """Its logits over all training slices."""
+        from autocompress.training.distillation import SoftTargets
+
+        return SoftTargets(np.load(self.folder / SOFT_FILE, mmap_mode="r", allow_pickle=False))
+
+
+def parent_folder(key: Mapping[str, Any]) -> Path:
+    """Cache folder of the parent that these values determine."""
+    text = json.dumps(key, sort_keys=True, default=str)
+    return cache_dir() / "parents" / hashlib.sha256(text.encode()).hexdigest()[:20]
+
+
+def parent_candidates(space: SearchSpace) -> list[CompressionConfig]:
+    """Configurations for the parent, most wanted first.
+
+    The widest and deepest network of the space comes first, at its highest resolution; then at lower ones; then
+    shallower and narrower networks. Depthwise kernels can be embedded in dense ones exactly, not the reverse.
+    """
+    resolutions = sorted(
+        {each for each in space.resolution if each >= MIN_PARENT_RESOLUTION} or {max(space.resolution)}
+    )
+    grouping = "depthwise" if "depthwise" in space.grouping else space.grouping[0]
+    candidates = []
+    for width in sorted(space.width, reverse=True):
+        for levels in sorted(space.levels, reverse=True):
+            for resolution in reversed(resolutions):
+                candidates.append(
+                    CompressionConfig(resolution=resolution, levels=levels, width=width, grouping=grouping)
+                )
+    return candidates
+
+
+def train_parent(request: Mapping[str, Any]) -> None:
+    """Train the parent (in a worker) and leave it in the cache; nothing is done where it lies there already.
+
+    Args:
+        request: ``folder``; ``family``; ``data``; ``training``; ``seconds``; ``threads``; ``candidates``, a list of
+            configurations of which the first that can take `MIN_PARENT_STEPS` in the time is taken.
+    """
+    import torch
+    from safetensors.torch import save_file
+
+    from autocompress.data import open_dataset
+    from autocompress.hardware.turnstile import Turnstile
+    from autocompress.models import build
+    from autocompress.training.distillation import soft_targets
+    from autocompress.training.settings import TrainSettings
+    from autocompress.training.trainer import train
+
+    folder = make_dir(Path(request["folder"]))
+    with (folder / ".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if (folder / PARENT_FILE).exists():
+            return
+        torch.set_num_threads(int(request["threads"]))
+        dataset = open_dataset(**request["data"])
+        shape = {"in_channels": dataset.in_channels, "num_classes": len(dataset.class_names)}
+        candidates = [CompressionConfig.from_dict(each) for each in request["candidates"]]
+        settings = TrainSettings.from_dict(
+            {**request["training"], "seconds": request["seconds"], "distill_weight": 0.0}
+        )
+        config = _affordable(request["family"], candidates, shape, settings)
+        model = build(request["family"], config, **shape)
+        slices = dataset.slices(config.resolution)
+        begun = time.monotonic()
+        outcome = train(model, slices, settings, room=Turnstile())
+        if outcome.status != "done":
+            raise UserError(f"training of the parent network ended early: {outcome.reason}")
+        targets = soft_targets(model, slices.images)
+        save_file({name: value.contiguous() for name, value in model.state_dict().items()}, folder / WEIGHTS_FILE)
+        np.save(folder / SOFT_FILE, targets.logits, allow_pickle=False)
+        write_json(
+            folder / PARENT_FILE,
+            {
+                "config": config.to_dict(),
+                "seconds": time.monotonic() - begun,
+                "steps": outcome.steps,
+                "loss": outcome.loss,
+                "dataset": dataset.name,
+                "fingerprint": dataset.fingerprint,
+                "family": request["family"],
+            },
+        )
+
+
+def _affordable(
+    family: str, candidates: Sequence[CompressionConfig], shape: Mapping[str, int], settings: TrainSettings
+) -> CompressionConfig:
+    """The first candidate that is likely to take enough steps in the time; the fastest one where none does."""
+    from autocompress.models import get_family
+
+    fastest: tuple[float, CompressionConfig] | None = None
+    for config in candidates:
+        try:
+            get_family(family).check(config)
+        except ConfigError:
+            continue
+        step = _step_seconds(family, config, shape, settings.batch_size)
+        if step * MIN_PARENT_STEPS <= (settings.seconds or 0.0):
+            return config
+        if fastest is None or step < fastest[0]:
+            fastest = (step, config)
+    if fastest is None:
+        raise UserError("the search space holds no network that could be the parent; switch it off with --no-parent")
+    return fastest[1]
+
+
+def _step_seconds(family: str, config: CompressionConfig, shape: Mapping[str, int], batch_size: int) -> float:
+    """Time of one training step, from one with a quarter of the batch."""
+    import torch
+
+    from autocompress.models import build
+
+    model = build(family, config, **shape).train()
+    quarter = max(1, batch_size // 4)
+    images = torch.zeros(quarter, shape["in_channels"], config.resolution, config.resolution)
+    seconds = 0.0
+    for _ in range(2):  # the first is the warm-up
+        begun = time.perf_counter()
+        model(images).float().mean().backward()
+        seconds = time.perf_counter() - begun
+    return seconds * batch_size / quarter

@@ -1,0 +1,146 @@
+"""Everything that a search needs to know, resolved: no name is looked up after this."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+
+from autocompress.bundles.provenance import package_versions
+from autocompress.errors import UserError
+from autocompress.hardware.targets import Target
+from autocompress.paths import read_json, write_json
+from autocompress.specs.schemas import Constraints, SearchSpace
+
+PLAN_FILE = "study.json"
+
+
+@dataclass(frozen=True)
+class SearchPlan:
+    """A study, resolved.
+
+    Attributes:
+        name: of the study.
+        folder: where all of it is written to.
+        storage: database URL.
+        family: name of the model family.
+        data: keyword arguments of `autocompress.data.open_dataset`.
+        space: the search space, cut down to what the target can run.
+        dataset, classes: name of the data set, and of its classes with the background first.
+        target: the hardware profile, resolved on its host.
+        constraints: what a member of the front must keep to.
+        percentile: which latency is minimised.
+        training: settings of the brief training without its budget.
+        parent: ``{"enabled", "share", ...}``: the network that students start from.
+        sampler: name of the sampler.
+        startup: random trials before the sampler's model takes over.
+        priors: whether the paper's steps A to D are the first trials.
+        seed: of the study.
+        workers: trials at once.
+        threads: of each worker.
+        budget_seconds: wall time for all of it; None where ``trials`` limits it.
+        trials: how many configurations to try; None where the budget limits it.
+        trial_seconds: of training for each trial; None lets the budget decide.
+        confirm_share: share of the budget that is kept for the confirmation of the front.
+        ray_address: of a running cluster; None starts Ray on this machine.
+        notes: what was decided on the way here, one line each, for display.
+    """
+
+    name: str
+    folder: Path
+    storage: str
+    family: str
+    data: Mapping[str, Any]
+    space: SearchSpace
+    dataset: str
+    classes: tuple[str, ...]
+    target: Target
+    constraints: Constraints
+    percentile: str
+    training: Mapping[str, Any]
+    parent: Mapping[str, Any]
+    sampler: str
+    startup: int
+    priors: bool
+    seed: int
+    workers: int
+    threads: int
+    budget_seconds: float | None
+    trials: int | None
+    trial_seconds: float | None
+    confirm_share: float
+    ray_address: str | None = None
+    notes: tuple[str, ...] = ()
+
+    def identity(self) -> dict[str, Any]:
+        """What must stay the same when a study is taken up again: trials are comparable only then."""
+        return {
+            "family": self.family,
+            "data": dict(self.data),
+            "target": {"name": self.target.name, "engines": [engine.name for engine in self.target.engines]},
+            "percentile": self.percentile,
+            "training": dict(self.training),
+            "parent": dict(self.parent),
+        }
+
+    def claim(self, fingerprint: str) -> None:
+        """Write the plan into its folder, or check it against the one that lies there.
+
+        Raises:
+            UserError: the folder holds a study of the same name that differs in what must stay the same.
+        """
+        path = self.folder / PLAN_FILE
+        created = datetime.now(timezone.utc).isoformat(timespec="seconds")
+        mine = {**self.identity(), "fingerprint": fingerprint}
+        if path.exists():
+            theirs = read_json(path)
+            recorded = theirs.get("identity", {}) if isinstance(theirs, dict) else {}
+            created = theirs.get("created", created) if isinstance(theirs, dict) else created
+            for key, value in mine.items():
+                if key not in recorded or recorded[key] != _plain(value):
+                    raise UserError(
+                        f"study {self.name!r} in {self.folder} was begun with another {key} "
+                        f"({_difference(recorded.get(key), _plain(value))}); "
+                        "repeat its command, or choose another --study name"
+                    )
+        write_json(
+            path,
+            {
+                "schema": "autocompress-study/1",
+                "name": self.name,
+                "created": created,
+                "identity": mine,
+                "dataset": self.dataset,
+                "classes": list(self.classes),
+                "space": self.space.to_dict(),
+                "constraints": self.constraints.to_dict(),
+                "sampler": self.sampler,
+                "seed": self.seed,
+                "workers": self.workers,
+                "budget_seconds": self.budget_seconds,
+                "trials": self.trials,
+                "trial_seconds": self.trial_seconds,
+                "packages": package_versions(),
+                "machine": {key: self.target.host.get(key) for key in ("name", "cpu_model", "cores", "system")},
+                "notes": [*self.notes, *(engine.notice for engine in self.target.engines if engine.notice)],
+            },
+        )
+
+
+def _plain(value: Any) -> Any:
+    """The value as JSON would give it back."""
+    if isinstance(value, Mapping):
+        return {str(key): _plain(each) for key, each in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(each) for each in value]
+    return value
+
+
+def _difference(old: Any, new: Any) -> str:
+    if isinstance(old, dict) and isinstance(new, dict):
+        for key in sorted(set(old) | set(new)):
+            if old.get(key) != new.get(key):
+                return f"{key}: {_difference(old.get(key), new.get(key))}"
+    return f"{old!r}, now {new!r}"

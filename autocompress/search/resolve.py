@@ -1,0 +1,175 @@
+"""From names and flags to a `SearchPlan`: what can be wrong with a wish is found here, before work begins."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from autocompress.data import open_dataset
+from autocompress.errors import SpecError, UserError
+from autocompress.hardware.targets import resolve_target
+from autocompress.models import get_family
+from autocompress.search.plan import SearchPlan
+from autocompress.search.storage import default_url
+from autocompress.specs.library import list_specs, load_spec, load_study
+from autocompress.specs.schemas import StudySpec
+
+DEFAULT_STUDY = "default"
+MAX_AUTO_WORKERS = 16
+
+_OVERRIDES = {
+    # argument -> field of the study
+    "data": "data",
+    "family": "family",
+    "space": "space",
+    "objective": "objective",
+    "seed": "seed",
+    "workers": "workers",
+    "min_dice": "objective.constraints.min_dice",
+    "max_latency": "objective.constraints.max_latency_ms",
+    "max_memory": "objective.constraints.max_memory_bytes",
+    "max_size": "objective.constraints.max_size_bytes",
+    "trial_seconds": "training.trial_seconds",
+    "sampler": "sampler.name",
+}
+
+OPTIONS = frozenset({*_OVERRIDES, "target", "budget", "trials", "no_parent", "no_distill"})
+"""Arguments that change fields of the study."""
+
+
+def resolve(
+    study: str | None = None,
+    *,
+    overrides: Mapping[str, Any] | None = None,
+    out: Path | str = "runs",
+    storage: str | None = None,
+    engines: Sequence[str] | None = None,
+    priors: bool = True,
+    ray_address: str | None = None,
+) -> SearchPlan:
+    """Resolve a study.
+
+    Args:
+        study: name or path of a study's YAML; any other word names a new study with the default settings; None is the
+            default study, named after its data and target.
+        overrides: dotted fields of the study and their values, see `overrides_of`.
+        out: folder in which the study gets a folder of its own.
+        storage: database URL; SQLite in the study's folder by default.
+        engines: engines of the target to use; all that can be used by default.
+        priors: try the paper's steps A to D first.
+        ray_address: of a running Ray cluster.
+
+    Raises:
+        UserError: a name is unknown, a value is not allowed, the data cannot be read, the target cannot be used.
+    """
+    notes: list[str] = []
+    base, name = _base(study, notes)
+    spec = load_study(base, overrides)
+    if spec.data is None:
+        raise SpecError(f"study {base} names no data set; give one with --data")
+    if len(spec.targets) > 1:
+        raise SpecError(
+            f"study {base} has the targets {', '.join(spec.targets)}; a search takes one, name it with --target"
+        )
+    profile = load_spec("target", spec.target)
+    target = resolve_target(profile, engines=engines)
+    data = _data(spec)
+    dataset = open_dataset(**data)
+    if not dataset.cases("validation"):
+        raise SpecError(f"data set {data['source']} leaves no patient for validation; raise validation_fraction")
+    family = get_family(spec.family)
+    patterns = target.prune_patterns & set(family.prune_patterns)
+    space, left_out = spec.search_space.restrict(precisions=target.precisions, prune_patterns=patterns)
+    if left_out:
+        notes.append(
+            f"left out of the space, because {spec.target} or {spec.family} cannot use it: {', '.join(left_out)}"
+        )
+    cores = os.cpu_count() or 1
+    workers = spec.workers or min(cores, MAX_AUTO_WORKERS)
+    folder = Path(out).expanduser().absolute() / (name or f"{dataset.name}-{spec.target}")
+    training = spec.training
+    return SearchPlan(
+        name=folder.name,
+        folder=folder,
+        storage=storage or default_url(folder),
+        family=spec.family,
+        data=data,
+        space=space,
+        target=target,
+        dataset=dataset.name,
+        classes=dataset.class_names,
+        constraints=spec.goal.constraints,
+        percentile=spec.goal.latency_percentile,
+        training={
+            "batch_size": training.batch_size,
+            "learning_rate": training.lr,
+            "weight_decay": training.weight_decay,
+            "distill_weight": training.distill_weight if spec.parent.enabled else 0.0,
+            "augment": training.augment,
+            "bf16": training.autocast,
+        },
+        parent=spec.parent.to_dict(),
+        sampler=spec.sampler.name,
+        startup=spec.sampler.startup_trials,
+        priors=priors,
+        seed=spec.seed,
+        workers=workers,
+        threads=max(1, cores // workers),
+        budget_seconds=spec.budget.seconds,
+        trials=spec.budget.trials,
+        trial_seconds=None if training.trial_seconds == "auto" else training.trial_seconds,
+        confirm_share=spec.confirm.share,
+        ray_address=ray_address,
+        notes=tuple(notes),
+    )
+
+
+def overrides_of(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Fields of the study that arguments of ``autocompress search`` change, as dotted paths.
+
+    Args:
+        values: arguments by name, such as ``min_dice``; those that are None or missing change nothing.
+    """
+    changes = {field: values[name] for name, field in _OVERRIDES.items() if values.get(name) is not None}
+    if values.get("target") is not None:
+        changes["targets"] = [values["target"]]
+    if values.get("budget") is not None or values.get("trials") is not None:
+        # One limit on the command line replaces both of the file: --trials 20 means twenty trials.
+        changes["budget"] = {
+            name: value
+            for name, value in (("seconds", values.get("budget")), ("trials", values.get("trials")))
+            if value
+        }
+    if values.get("no_parent"):
+        changes["parent.enabled"] = False
+    if values.get("no_distill"):
+        changes["training.distill_weight"] = 0.0
+    return changes
+
+
+def _base(study: str | None, notes: list[str]) -> tuple[str, str | None]:
+    """The YAML to start from, and the study's name."""
+    if study is None:
+        return DEFAULT_STUDY, None
+    if study in {entry.name for entry in list_specs("study")}:
+        return study, study
+    if "/" in study or study.endswith((".yaml", ".yml")):
+        return study, Path(study).stem
+    if not study.replace("-", "").replace("_", "").replace(".", "").isalnum() or study.startswith("."):
+        raise UserError(f"--study {study!r} is no name; use letters, digits, '-', '_' and '.'")
+    notes.append(f"no studies/{study}.yaml: a new study {study!r} with the default settings")
+    return DEFAULT_STUDY, study
+
+
+def _data(spec: StudySpec) -> dict[str, Any]:
+    source = str(spec.data)
+    path = Path(source).expanduser()
+    return {
+        # Workers may run elsewhere than where the command was typed.
+        "name_or_path": str(path.resolve()) if path.is_dir() else source,
+        "seed": spec.seed,
+        "validation_fraction": spec.validation_fraction,
+        "class_names": None if spec.class_names is None else list(spec.class_names),
+    }

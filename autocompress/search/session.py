@@ -1,0 +1,371 @@
+"""A whole search: parent, trials, confirmation of the front. What the command and the Python function share."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from types import FrameType
+from typing import TYPE_CHECKING, Any
+
+from autocompress.config import CompressionConfig
+from autocompress.errors import NothingFeasible, UserError
+from autocompress.paths import make_dir, read_json, write_json
+from autocompress.search.confirm import confirm_member
+from autocompress.search.driver import Driver, Listener
+from autocompress.search.executor import RayExecutor
+from autocompress.search.ledger import Ledger
+from autocompress.search.outcome import FrontMember, SearchOutcome, nearest_miss
+from autocompress.search.parent import Parent, parent_candidates, parent_folder, train_parent
+from autocompress.search.plan import SearchPlan
+from autocompress.search.records import CONFIRM_FILE, FRONT_FILE, TrialRequest, TrialResult
+from autocompress.search.resolve import OPTIONS, overrides_of, resolve
+from autocompress.search.samplers import make_sampler
+from autocompress.search.space import ConfigSpace
+from autocompress.search.storage import driver_lock, open_storage, storage_errors
+from autocompress.search.trial import run_trial
+
+if TYPE_CHECKING:
+    import optuna
+
+    from autocompress.data.dataset import Dataset
+
+MIN_TRIAL_SECONDS, MAX_TRIAL_SECONDS = 10.0, 600.0
+WANTED_TRIALS = 24
+"""Trials that an automatic training time leaves room for: enough for the priors and for the sampler to learn."""
+TRIAL_OVERHEAD_SECONDS = 8.0
+"""Export, measurement and evaluation of one trial on a small processor; only a first guess."""
+
+
+def run_search(plan: SearchPlan, listener: Listener, *, begun: float | None = None) -> SearchOutcome:
+    """Run a study, or take it up where it stopped.
+
+    Args:
+        plan: the study.
+        listener: is told what happens (see `autocompress.search.driver.Driver`).
+        begun: `time.monotonic` at which the caller began to work on this search, which is booked as set-up.
+
+    Raises:
+        UserError: something that the user can mend; what was finished is kept.
+        KeyboardInterrupt: Ctrl-C or SIGTERM; what was finished is kept, and no trial is left RUNNING.
+    """
+    began = time.monotonic() if begun is None else begun
+    make_dir(plan.folder)
+    with driver_lock(plan.folder, plan.storage, plan.name), _terminable():
+        ledger = Ledger(plan.folder)
+        for note in plan.notes:
+            listener({"event": "note", "text": note})
+        listener({"event": "stage", "stage": "setting up", "spent": ledger.spent})
+        with storage_errors(plan.storage), RayExecutor(plan.workers, plan.ray_address) as executor:
+            session = _Session(plan, ledger, executor, listener)
+            ledger.book("setup", time.monotonic() - began)
+            return session.run()
+
+
+class _Session:
+    def __init__(self, plan: SearchPlan, ledger: Ledger, executor: RayExecutor, listener: Listener) -> None:
+        from autocompress.data import open_dataset
+        from autocompress.models import get_family
+
+        self.plan = plan
+        self.ledger = ledger
+        self.executor = executor
+        self.listen = listener
+        self.dataset: Dataset = open_dataset(**plan.data)
+        self.space = ConfigSpace(plan.space, get_family(plan.family).check)
+        plan.claim(self.dataset.fingerprint)
+        self.study = self._open_study()
+        self.parent: Parent | None = None
+        self.trial_seconds = plan.trial_seconds
+
+    def _open_study(self) -> optuna.Study:
+        import optuna
+
+        optuna.logging.set_verbosity(optuna.logging.ERROR)
+        study = optuna.create_study(
+            storage=open_storage(self.plan.storage),
+            study_name=self.plan.name,
+            directions=["maximize", "minimize"],
+            load_if_exists=True,
+        )
+        study.set_metric_names(["Dice (%)", f"latency {self.plan.percentile} (ms)"])
+        return study
+
+    # -- the three stages -----------------------------------------------------------------------------------------
+
+    def run(self) -> SearchOutcome:
+        plan, ledger = self.plan, self.ledger
+        self._train_parent()
+        confirm_seconds = plan.confirm_share * plan.budget_seconds if plan.budget_seconds is not None else 0.0
+        until = None if plan.budget_seconds is None else plan.budget_seconds - confirm_seconds
+        self.trial_seconds = plan.trial_seconds or self._affordable_seconds(until)
+        driver = self._driver()
+        driver.take_up()
+        if plan.priors and not driver.results:
+            driver.enqueue(self.space.paper_steps())
+        self.listen(
+            {
+                "event": "stage",
+                "stage": "searching",
+                "spent": ledger.spent,
+                "detail": f"{len(self.space)} configurations, {self.trial_seconds:.0f} s of training each, "
+                f"{plan.workers} at once",
+            }
+        )
+        with ledger.stage(self.executor.slots) as stage:
+            try:
+                driver.run(until, stage)
+            except BaseException:
+                self.executor.cancel()
+                driver.abandon()
+                raise
+        return self._confirm(driver)
+
+    def _train_parent(self) -> None:
+        plan = self.plan
+        if not plan.parent["enabled"]:
+            return
+        budget = plan.budget_seconds or (plan.trials or 1) * (plan.trial_seconds or 60.0) / plan.workers
+        asked = plan.parent["config"]
+        candidates = (
+            [CompressionConfig.from_dict(asked)] if isinstance(asked, Mapping) else parent_candidates(plan.space)
+        )
+        request = {
+            "family": plan.family,
+            "data": dict(plan.data),
+            "training": {**plan.training, "seed": plan.seed},
+            "seconds": round(plan.parent["share"] * budget, 1),
+            "threads": os.cpu_count() or 1,
+            "candidates": [config.to_dict() for config in candidates],
+        }
+        # Threads say how fast it was made, not what it is.
+        key = {name: value for name, value in request.items() if name != "threads"}
+        folder = parent_folder({**key, "fingerprint": self.dataset.fingerprint})
+        link = self.plan.folder / "parent.json"
+        if link.exists():
+            folder = Path(read_json(link)["folder"])
+        if not (folder / "parent.json").exists():
+            self.listen(
+                {
+                    "event": "stage",
+                    "stage": "training the parent network",
+                    "spent": self.ledger.spent,
+                    "detail": f"{request['seconds']:.0f} s",
+                }
+            )
+            with self.ledger.phase("train"):
+                self._run_one("parent", train_parent, {**request, "folder": str(folder)})
+        self.parent = Parent.load(folder)
+        write_json(link, {"folder": str(folder), "config": self.parent.config.to_dict(), "steps": self.parent.steps})
+        self.listen(
+            {
+                "event": "note",
+                "text": f"parent network: {self.parent.config.label}, {self.parent.steps} steps "
+                f"in {self.parent.seconds:.0f} s",
+            }
+        )
+
+    def _run_one(self, key: str, task: Any, request: Mapping[str, Any]) -> None:
+        self.executor.submit(key, task, request)
+        while True:
+            for ended in self.executor.wait(0.5):
+                if ended.error:
+                    raise UserError(f"{key} network: {ended.error}")
+                return
+            self.listen({"event": "tick", "spent": self.ledger.spent, "eta": None})
+
+    def _affordable_seconds(self, until: float | None) -> float:
+        """Training time of each trial that leaves room for `WANTED_TRIALS`."""
+        if until is None:
+            return 60.0
+        slots = self.executor.slots
+        room = max(0.0, until - self.ledger.spent)
+        seconds = room * slots / WANTED_TRIALS - TRIAL_OVERHEAD_SECONDS
+        # What was begun with one training time goes on with it: trials are comparable only then.
+        stored = self.study.user_attrs.get("trial_seconds")
+        if stored is None:
+            stored = round(min(MAX_TRIAL_SECONDS, max(MIN_TRIAL_SECONDS, seconds)), 1)
+            self.study.set_user_attr("trial_seconds", stored)
+        return float(stored)
+
+    def _driver(self) -> Driver:
+        plan = self.plan
+        room = (plan.budget_seconds or 0.0) * plan.workers / ((self.trial_seconds or 60.0) + TRIAL_OVERHEAD_SECONDS)
+        told = len(self.study.get_trials(deepcopy=False))
+        sampler, choice = make_sampler(
+            plan.sampler, seed=plan.seed, told=told, expected=plan.trials or int(room), startup=plan.startup
+        )
+        self.study.sampler = sampler
+        self.listen({"event": "note", "text": f"sampler: {choice}"})
+        return Driver(
+            plan,
+            self.study,
+            space=self.space,
+            executor=self.executor,
+            task=run_trial,
+            request=self._request,
+            ledger=self.ledger,
+            listener=self.listen,
+        )
+
+    def _request(self, number: int, config: CompressionConfig) -> Mapping[str, Any]:
+        plan = self.plan
+        return TrialRequest(
+            folder=str(plan.folder / "trials" / f"{number:04d}"),
+            number=number,
+            config=config,
+            family=plan.family,
+            data=plan.data,
+            target=plan.target.to_dict(),
+            training={**plan.training, "seed": plan.seed, "seconds": self.trial_seconds, "threads": plan.threads},
+            parent=None if self.parent is None else str(self.parent.folder),
+            percentile=plan.percentile,
+            threads=plan.threads,
+            max_latency_ms=plan.constraints.max_latency_ms,
+            max_memory_bytes=plan.constraints.max_memory_bytes,
+            max_size_bytes=plan.constraints.max_size_bytes,
+        ).to_dict()
+
+    # -- confirmation ---------------------------------------------------------------------------------------------
+
+    def _confirm(self, driver: Driver) -> SearchOutcome:
+        front = driver.front()
+        members: list[FrontMember] = []
+        if front:
+            self.listen(
+                {
+                    "event": "stage",
+                    "stage": "confirming the front",
+                    "spent": self.ledger.spent,
+                    "detail": f"{len(front)} members on the test volumes, measured again",
+                }
+            )
+            members = self._confirm_members(front)
+        outcome = SearchOutcome(
+            study=self.plan.name,
+            folder=self.plan.folder,
+            front=tuple(members),
+            nearest_miss="" if front else nearest_miss(driver.results, self.plan.constraints, self.plan.percentile),
+            seconds=self.ledger.seconds(),
+            trials={
+                state: sum(result.state == state for result in driver.results)
+                for state in ("complete", "pruned", "failed")
+            },
+        )
+        write_json(self.plan.folder / FRONT_FILE, outcome.to_dict())
+        return outcome
+
+    def _confirm_members(self, front: Sequence[TrialResult]) -> list[FrontMember]:
+        """Confirm what was not confirmed yet, as many at once as there are workers."""
+        pending = [each for each in front if not (self._trial_folder(each) / CONFIRM_FILE).exists()]
+        seconds: list[Mapping[str, float]] = []
+        with self.ledger.stage(self.executor.slots) as stage:
+            for result in pending:
+                self.executor.submit(str(result.number), confirm_member, self._confirm_request(result))
+            while self.executor.running:
+                for ended in self.executor.wait(0.5):
+                    if ended.error:
+                        raise UserError(f"confirmation of trial {ended.key} failed: {ended.error}")
+                    values = read_json(self.plan.folder / "trials" / f"{int(ended.key):04d}" / CONFIRM_FILE)
+                    stage.add(values["seconds"])
+                    seconds.append(values["seconds"])
+                    member = values["member"]
+                    self.listen(
+                        {
+                            "event": "confirmed",
+                            "trial": member["trial"],
+                            "dice": member["dice"],
+                            "dice_test": member["dice_test"],
+                            "latency_ms": member["latency_ms"][self.plan.percentile],
+                        }
+                    )
+                self.listen({"event": "tick", "spent": self.ledger.spent, "eta": None})
+        members = [
+            FrontMember.from_dict(read_json(self._trial_folder(each) / CONFIRM_FILE)["member"]) for each in front
+        ]
+        self._remove_stale_bundles({member.bundle for member in members})
+        return members
+
+    def _confirm_request(self, result: TrialResult) -> Mapping[str, Any]:
+        return {
+            "trial": self._request(result.number, result.config),
+            "study": self.plan.name,
+            "seed": self.plan.seed,
+            "bundles": str(self.plan.folder / "bundles"),
+        }
+
+    def _remove_stale_bundles(self, kept: set[Path]) -> None:
+        """A study that went on may have pushed earlier members out of its front."""
+        folder = self.plan.folder / "bundles"
+        for path in folder.iterdir() if folder.is_dir() else ():
+            if path not in kept and path.is_dir() and not path.is_symlink():
+                shutil.rmtree(path)
+
+    def _trial_folder(self, result: TrialResult) -> Path:
+        return self.plan.folder / "trials" / f"{result.number:04d}"
+
+
+def search(
+    study: str | None = None,
+    *,
+    out: str | Path = "runs",
+    storage: str | None = None,
+    engines: Sequence[str] | None = None,
+    priors: bool = True,
+    ray_address: str | None = None,
+    listener: Listener | None = None,
+    **options: Any,
+) -> tuple[FrontMember, ...]:
+    """Search, as ``autocompress search`` does, and return the confirmed front, fastest first.
+
+    Args:
+        study, out, storage, engines, priors, ray_address: see `autocompress.search.resolve.resolve`.
+        listener: is told what happens, for display.
+        options: ``target``, ``data``, ``family``, ``space``, ``objective``, ``min_dice``, ``max_latency`` (ms),
+            ``max_memory``, ``max_size``, ``budget``, ``trials``, ``trial_seconds``, ``workers``, ``sampler``, ``seed``,
+            ``no_parent`` and ``no_distill``, as the command takes them.
+
+    Raises:
+        UserError: something that the caller can mend, as one line.
+        NothingFeasible: no trial keeps the constraints; the text tells the nearest miss.
+        KeyboardInterrupt: interrupted; the same call goes on.
+    """
+    begun = time.monotonic()
+    unknown = sorted(set(options) - OPTIONS)
+    if unknown:
+        raise UserError(f"search() takes no option {unknown[0]!r}; known are {', '.join(sorted(OPTIONS))}")
+    plan = resolve(
+        study,
+        overrides=overrides_of(options),
+        out=out,
+        storage=storage,
+        engines=engines,
+        priors=priors,
+        ray_address=ray_address,
+    )
+    outcome = run_search(plan, listener or (lambda _: None), begun=begun)
+    if not outcome.front:
+        raise NothingFeasible(outcome.nearest_miss)
+    return outcome.front
+
+
+@contextmanager
+def _terminable() -> Iterator[None]:
+    """SIGTERM ends a search as Ctrl-C does."""
+
+    def interrupt(_number: int, _frame: FrameType | None) -> None:
+        raise KeyboardInterrupt
+
+    try:
+        previous = signal.signal(signal.SIGTERM, interrupt)
+    except ValueError:  # not the main thread, so signals are the caller's affair
+        yield
+        return
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, previous)

@@ -1,0 +1,116 @@
+"""A study's folder, read back for reports and tables; the database is not needed."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from autocompress.errors import UserError
+from autocompress.paths import read_json
+from autocompress.reports.records import StudyView, TrialView
+from autocompress.search.ledger import STATE_FILE
+from autocompress.search.plan import PLAN_FILE
+from autocompress.search.records import CONFIRM_FILE, FRONT_FILE, TrialResult
+
+
+def find_study(study: str, out: Path) -> Path:
+    """The folder of a study.
+
+    Args:
+        study: its name, or the path of its folder.
+        out: folder that holds the studies.
+
+    Raises:
+        UserError: there is none; the text names those that there are.
+    """
+    for folder in (out / study, Path(study).expanduser()):
+        if (folder / PLAN_FILE).is_file():
+            return folder
+    known = sorted(path.parent.name for path in out.glob(f"*/{PLAN_FILE}")) if out.is_dir() else []
+    raise UserError(f"no study {study!r} in {out}; there {'are ' + ', '.join(known) if known else 'is none yet'}")
+
+
+def load_study_view(folder: Path) -> StudyView:
+    """Read a study, finished or not.
+
+    Raises:
+        UserError: the folder holds no study, or its files are damaged.
+    """
+    plan = read_json(folder / PLAN_FILE)
+    try:
+        return _view(folder, plan)
+    except (KeyError, TypeError, ValueError) as error:
+        raise UserError(
+            f"study in {folder} is damaged: {type(error).__name__} {error}; run its search again"
+        ) from error
+
+
+def _view(folder: Path, plan: dict[str, Any]) -> StudyView:
+    identity = plan["identity"]
+    front = read_json(folder / FRONT_FILE) if (folder / FRONT_FILE).exists() else {"front": []}
+    state = read_json(folder / STATE_FILE) if (folder / STATE_FILE).exists() else {"seconds": {}}
+    trials = []
+    for path in sorted((folder / "trials").glob("[0-9]*")):
+        result = TrialResult.load(path)
+        if result is not None:
+            confirmed = read_json(path / CONFIRM_FILE) if (path / CONFIRM_FILE).exists() else None
+            trials.append(_trial(folder, result, confirmed))
+    return StudyView(
+        name=plan["name"],
+        folder=str(folder),
+        family=identity["family"],
+        dataset=plan["dataset"],
+        data=identity["data"],
+        classes=tuple(plan["classes"]),
+        target=identity["target"]["name"],
+        constraints={name: value for name, value in plan["constraints"].items() if value is not None},
+        percentile=identity["percentile"],
+        trials=tuple(trials),
+        front=tuple(member["trial"] for member in front["front"]),
+        seconds={phase: round(value, 2) for phase, value in state["seconds"].items()},
+        created=plan["created"],
+        seed=plan["seed"],
+        packages=plan["packages"],
+        machine=plan["machine"],
+        notes=tuple(plan["notes"]),
+    )
+
+
+def _trial(folder: Path, result: TrialResult, confirmed: dict[str, Any] | None) -> TrialView:
+    measurement = result.measurement
+    values: dict[str, Any] = {
+        "number": result.number,
+        "state": result.state,
+        "config": result.config,
+        "dice": result.dice,
+        "per_class": result.per_class,
+        "parameters": result.parameters,
+        "gmacs": result.gmacs,
+        "size_bytes": result.size_bytes,
+        "sparsity": result.sparsity,
+        "reason": result.reason,
+        "seconds": sum(result.seconds.values()),
+    }
+    if measurement is not None and measurement.latency is not None:
+        latency = measurement.latency
+        values |= {
+            "latency_ms": {"p50": latency.p50, "p90": latency.p90, "p99": latency.p99},
+            "measured": measurement.measured,
+            "disturbed": measurement.disturbed,
+            "engine": measurement.engine,
+            "engine_version": measurement.engine_version,
+            "host": measurement.host,
+            "conditions": measurement.conditions,
+            "peak_memory_bytes": measurement.peak_memory_bytes,
+        }
+    if confirmed is not None:
+        member = confirmed["member"]
+        values |= {
+            "dice_test": member["dice_test"],
+            "latency_ms": member["latency_ms"],
+            "bundle": str(Path(member["bundle"]).relative_to(folder.absolute())),
+            "per_class_test": confirmed["per_class_test"],
+            "hd95": confirmed["hd95"],
+            "hd95_per_class": confirmed["hd95_per_class"],
+        }
+    return TrialView(**values)
