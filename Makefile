@@ -56,12 +56,12 @@ lint: $(STAMP)  ## check style, format and types
 .PHONY: bench
 bench: $(STAMP)  ## run all benchmarks one after the other, results in runs/benchmarks/
 	@mkdir -p runs/benchmarks
-	@for script in benchmarks/[!_]*.py; do \
+	@shopt -s nullglob; for script in benchmarks/[!_]*.py; do \
 	  echo "== $$script"; $(BIN)/python "$$script" $(ARGS) | tee "runs/benchmarks/$$(basename "$$script" .py).txt"; done
 
 .PHONY: report
 report: $(STAMP)  ## write the report of the search on the phantoms
-	$(BIN)/autocompress report phantoms --out runs $(ARGS)
+	$(BIN)/autocompress report phantoms --runs runs $(ARGS)
 
 .PHONY: clean
 clean:  ## remove .venv/, caches and build results; runs/ stays

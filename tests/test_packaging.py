@@ -149,3 +149,25 @@ def test_the_pins_satisfy_every_requirement() -> None:
 def test_the_pins_name_no_place() -> None:
     text = (REPOSITORY / "constraints.txt").read_text()
     assert not re.search(r"://|@|\+|--", text.replace("`-c constraints.txt`", ""))
+
+
+def test_make_tells_its_targets() -> None:
+    done = subprocess.run(["make", "help"], cwd=REPOSITORY, capture_output=True, text=True, check=True, timeout=60)
+    targets = {line.split()[1] for line in done.stdout.splitlines() if line.startswith("  make ")}
+    assert targets == {"help", "setup", "search", "test", "test-slow", "lint", "bench", "report", "clean"}
+
+
+def test_the_studies_of_the_make_targets_can_be_searched() -> None:
+    from autocompress.specs import load_study
+
+    used = re.findall(r"--study (\S+)", (REPOSITORY / "Makefile").read_text())
+    assert used == ["phantoms"]
+    study = load_study(used[0])
+    assert study.data == "phantoms"
+    # `make search` must end within ten minutes.
+    assert study.budget.seconds is not None
+    assert study.budget.seconds <= 480
+
+
+def test_continuous_integration_can_be_run() -> None:
+    assert os.access(REPOSITORY / ".ci" / "run", os.X_OK)

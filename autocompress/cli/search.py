@@ -15,6 +15,7 @@ import json
 import time
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from autocompress.errors import ExitCode
 
@@ -45,7 +46,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     how.add_argument("--no-parent", action="store_true", help="train every trial from scratch")
     how.add_argument("--no-distill", action="store_true", help="do not let the parent network teach the trials")
     how.add_argument("--no-priors", action="store_true", help="do not begin with the paper's steps A to D")
-    how.add_argument("--out", type=Path, default=Path("runs"), metavar="DIR", help="where studies are kept (runs)")
+    how.add_argument(
+        "--runs",
+        "--out",
+        dest="out",
+        type=Path,
+        default=Path("runs"),
+        metavar="DIR",
+        help="where studies are kept (runs)",
+    )
     how.add_argument("--storage", metavar="URL", help="database (SQLite in the study's folder)")
     how.add_argument("--ray-address", metavar="ADDRESS", help="use a running Ray cluster")
     how.add_argument("--json", action="store_true", help="print events as JSON lines; the last one is the result")

@@ -1,9 +1,12 @@
 """INT8 models (step D) after training: QuantizeLinear and DequantizeLinear around convolutions and matrix products.
 
 The file states each scale, and every engine that knows this form (ONNX Runtime, OpenVINO, TensorRT, DeepSparse) runs
-the operator between in integers. Weights are int8, symmetric, one scale a channel: zero stays zero, so pruned weights stay
-pruned. Activations have one scale a tensor. Products of two activations (the attention's) stay in float: they are a
-twelfth of the work, and a softmax over thousands of tokens has no use for 256 levels.
+the operator between in integers. Weights are int8, symmetric, one scale a channel: zero stays zero, so pruned ones
+stay pruned. Activations have one scale a tensor.
+
+In float32 stay, because they cost more accuracy than they save time: the first layer (it sees the image) and the last
+(it draws the edges between classes), and products of two activations (the attention's: a twelfth of the work, and a
+softmax over thousands of tokens has no use for 256 levels).
 """
 
 from __future__ import annotations
@@ -55,50 +58,67 @@ class Activations:
 _TINY = 1e-8  # a tensor that is always zero still needs a scale
 
 
+@dataclass(frozen=True)
+class Plan:
+    """Which nodes become integers, and the ranges that this needs.
+
+    Attributes:
+        source: the float32 model.
+        nodes: chosen nodes by the name of what they compute, in the graph's order.
+        ranges: smallest and largest value of each tensor that is quantized.
+    """
+
+    source: Path
+    nodes: tuple[str, ...]
+    ranges: dict[str, tuple[float, float]]
+
+
 def candidates(source: Path) -> tuple[str, ...]:
-    """Names of the tensors that the quantizable nodes compute, in order: what ``exclude`` in `to_int8` speaks of."""
-    graph = load_graph(source).graph
-    constants = {tensor.name for tensor in graph.initializer}
-    return tuple(node.output[0] for node in graph.node if _quantizable(node, constants))
-
-
-def to_int8(
-    source: Path,
-    target: Path,
-    samples: FloatArray,
-    *,
-    exclude: Collection[str] = (),
-    symmetric: bool = False,
-    threads: int | None = None,
-) -> None:
-    """Write a float32 model as INT8; its input and output stay float32.
-
-    Args:
-        source: float32 ONNX, opset 13 or higher.
-        target: file to write, in one step.
-        samples: calibration images N x channels x R x R, of training slices.
-        exclude: nodes that stay in float32, by the name of what they compute (see `candidates`): mixed precision.
-        symmetric: see `Activations`.
-        threads: for the calibration; None for all cores.
+    """Nodes that can be quantized, by the name of what they compute: all but the first and the last of their kind.
 
     Raises:
-        ConfigError: the model is too old, has nothing to quantize, or cannot be run on the samples.
+        ConfigError: the opset is too old, or there is nothing to quantize.
     """
     model = load_graph(source)
     opset = next((o.version for o in model.opset_import if o.domain in ("", "ai.onnx")), 0)
     if opset < MIN_OPSET:
         raise ConfigError(f"{source}: INT8 needs opset {MIN_OPSET} or higher, the file has {opset}; export it anew")
-    constants = {tensor.name: tensor for tensor in model.graph.initializer}
-    chosen = {
-        node.output[0]
-        for node in model.graph.node
-        if _quantizable(node, constants) and node.output[0] not in set(exclude)
-    }
-    if not chosen:
-        raise ConfigError(f"{source}: nothing to quantize: no convolution or matrix product with constant weights")
-    observed = _observed(model.graph, chosen, constants)
-    ranges = find_ranges(source, observed, samples, threads=threads)
-    _Quantizer(model.graph, constants, chosen, ranges, Activations(symmetric)).rewrite()
+    constants = {tensor.name for tensor in model.graph.initializer}
+    names = tuple(node.output[0] for node in model.graph.node if _quantizable(node, constants))[1:-1]
+    if not names:
+        raise ConfigError(f"{source}: nothing to quantize between the first layer and the last")
+    return names
+
+
+def plan(source: Path, samples: FloatArray, *, exclude: Collection[str] = (), threads: int | None = None) -> Plan:
+    """Observe the model on the samples.
+
+    Args:
+        source: float32 ONNX, opset 13 or higher.
+        samples: calibration images N x channels x R x R, of training slices.
+        exclude: of `candidates`, those that stay in float32.
+        threads: of ONNX Runtime; None for all cores.
+
+    Raises:
+        ConfigError: the model is unfit, or cannot be run on the samples.
+    """
+    nodes = tuple(name for name in candidates(source) if name not in set(exclude))
+    observed = _observed(load_graph(source).graph, nodes)
+    return Plan(source, nodes, find_ranges(source, observed, samples, threads=threads))
+
+
+def write_int8(plan: Plan, target: Path, *, nodes: Collection[str] | None = None, symmetric: bool = False) -> None:
+    """Write the INT8 model; its input and output stay float32.
+
+    Args:
+        plan: see `plan`.
+        target: file to write, in one step.
+        nodes: quantize only these of the plan's.
+        symmetric: see `Activations`.
+    """
+    model = load_graph(plan.source)
+    chosen = set(plan.nodes if nodes is None else nodes)
+    _Quantizer(model.graph, chosen, plan.ranges, Activations(symmetric)).rewrite()
     del model.graph.value_info[:]
     onnx.checker.check_model(model)
     write_bytes(target, model.SerializeToString())
@@ -115,7 +135,7 @@ def _quantizable(node: Any, constants: Collection[str]) -> bool:
     return node.op_type != "Gemm" or (plain and not ("transA" in attributes and attributes["transA"].i))
 
 
-def _observed(graph: Any, chosen: Collection[str], constants: Collection[str]) -> list[str]:
+def _observed(graph: Any, chosen: Collection[str]) -> list[str]:
     """Tensors whose ranges are needed: inputs of the chosen nodes, and what convolutions give (see `_Quantizer`)."""
     names: dict[str, None] = {}
     for node in graph.node:
@@ -132,13 +152,12 @@ class _Quantizer:
     def __init__(
         self,
         graph: Any,
-        constants: dict[str, Any],
         chosen: Collection[str],
         ranges: dict[str, tuple[float, float]],
         activations: Activations,
     ) -> None:
         self.graph = graph
-        self.constants = constants
+        self.constants = {tensor.name: tensor for tensor in graph.initializer}
         self.chosen = chosen
         self.activations = activations
         self.scales = {name: activations.scale_and_zero(*bounds) for name, bounds in ranges.items()}

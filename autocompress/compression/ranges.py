@@ -1,4 +1,4 @@
-"""Ranges of a network's inner values on calibration data, found by ONNX Runtime in a process of its own.
+"""What a network does on calibration data, found by ONNX Runtime in a process of its own.
 
 No engine runs in the process of a trial: one that crashes, or that takes all memory, is an answer there and not an end.
 """
@@ -9,8 +9,9 @@ import json
 import subprocess
 import sys
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -34,27 +35,42 @@ def find_ranges(
     Args:
         source: the float32 model.
         tensors: names of float32 tensors inside it.
-        samples: N x channels x R x R, as the network takes them.
+        samples: N x channels x R x R, as the network takes them one by one.
         threads: of ONNX Runtime; None for all cores.
 
     Raises:
         ConfigError: ONNX Runtime could not run the model on the samples.
     """
-    with tempfile.TemporaryDirectory(prefix="autocompress-ranges-") as folder:
+    with tempfile.TemporaryDirectory(prefix="autocompress-ranges-") as name:
+        folder = Path(name)
         model = load_graph(source)
-        wanted = [name for name in tensors if name not in {v.name for v in (*model.graph.input, *model.graph.output)}]
-        model.graph.output.extend(onnx.ValueInfoProto(name=name) for name in wanted)
-        onnx.save(model, str(Path(folder) / "model.onnx"))
-        np.save(Path(folder) / "samples.npy", samples, allow_pickle=False)
-        command = [sys.executable, str(_WORKER), folder, str(threads or 0), *tensors]
-        try:
-            done = subprocess.run(command, capture_output=True, text=True, timeout=TIMEOUT_S, check=False)
-        except subprocess.TimeoutExpired as error:
-            raise ConfigError(
-                f"{source}: calibration took longer than {TIMEOUT_S:.0f} s; give fewer samples"
-            ) from error
-        if done.returncode != 0:
-            reason = (done.stderr.strip().splitlines() or [f"exit status {done.returncode}"])[-1]
-            raise ConfigError(f"{source}: ONNX Runtime cannot run the model on the calibration samples: {reason}")
-        answer = json.loads(done.stdout.splitlines()[-1])
-    return {name: (float(low), float(high)) for name, (low, high) in answer.items()}
+        known = {value.name for value in (*model.graph.input, *model.graph.output)}
+        model.graph.output.extend(onnx.ValueInfoProto(name=tensor) for tensor in tensors if tensor not in known)
+        onnx.save(model, str(folder / "model.onnx"))
+        np.save(folder / "samples.npy", samples, allow_pickle=False)
+        answer = _run("ranges", folder, tensors, source=source, threads=threads)
+    return {tensor: (float(low), float(high)) for tensor, (low, high) in answer.items()}
+
+
+def find_errors(folder: Path, models: Sequence[str], *, source: Path, threads: int | None = None) -> dict[str, float]:
+    """Relative error of the output of each model in a folder against its ``model.onnx``, on its ``samples.npy``.
+
+    Raises:
+        ConfigError: ONNX Runtime could not run a model.
+    """
+    return {
+        name: float(error) for name, error in _run("errors", folder, models, source=source, threads=threads).items()
+    }
+
+
+def _run(work: str, folder: Path, names: Sequence[str], *, source: Path, threads: int | None) -> dict[str, Any]:
+    command = [sys.executable, str(_WORKER), work, str(folder), str(threads or 0), *names]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=TIMEOUT_S, check=False)
+    except subprocess.TimeoutExpired as error:
+        raise ConfigError(f"{source}: calibration took longer than {TIMEOUT_S:.0f} s; give fewer samples") from error
+    if done.returncode != 0:
+        reason = (done.stderr.strip().splitlines() or [f"exit status {done.returncode}"])[-1]
+        raise ConfigError(f"{source}: ONNX Runtime cannot run the model on the calibration samples: {reason}")
+    answer: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    return answer

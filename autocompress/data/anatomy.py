@@ -336,7 +336,8 @@ def make_patient(seed: int, number: int, slices: int, size: int) -> Phantom:
     scale = (random.about(1.0, 0.13), random.about(1.0, 0.13), random.about(1.0, 0.12))
     shift = (random.about(0, 14), random.about(4, 12), random.about(0, 16))
     canvas = Canvas(random, slices, size, scale, shift)
-    _Body(canvas, random).paint()
+    # Some have had theirs removed: every eighth, so that small splits hold a fair share of them.
+    _Body(canvas, random, gallbladder=number % 8 != 5).paint()
     return Phantom(_develop(canvas, random, slices), canvas.label[1::SUBSLICES].copy(), _spacing(slices, size))
 
 
@@ -372,8 +373,8 @@ def _smooth(volume: Array) -> Array:
 class _Body:
     """Paints one abdomen from the outside in."""
 
-    def __init__(self, canvas: Canvas, random: Random) -> None:
-        self.canvas, self.random = canvas, random
+    def __init__(self, canvas: Canvas, random: Random, gallbladder: bool) -> None:
+        self.canvas, self.random, self.gallbladder = canvas, random, gallbladder
         self.fat = random.uniform(8, 30)  # thickness under the skin
         self.wall = random.uniform(9, 14)  # abdominal muscles
         self.contrast = random.uniform(0.75, 1.2)  # how much contrast agent has arrived
@@ -479,9 +480,9 @@ class _Body:
             for _ in range(2):
                 spot = Ellipsoid(self.place((-75, 0, 145), 38), self.size((9, 9, 9), 0.5))
                 paint(Both(spot, whole, 5), random.uniform(5, 70), LIVER, grain=8)
-        if not random.chance(0.14):  # some have had theirs removed
+        if self.gallbladder:
             neck, fundus = self.place((-36, -22, 112), 5), self.place((-52, -54, 84), 8)
-            bladder = Tube((neck, _middle(neck, fundus), fundus), (6, 12, random.uniform(12, 17)), 6)
+            bladder = Tube((neck, _middle(neck, fundus), fundus), (6, 13, random.uniform(14, 19)), 6)
             paint(Grown(bladder, 2), 60)
             paint(bladder, random.uniform(0, 22), GALLBLADDER, grain=6)
 

@@ -16,7 +16,7 @@ from autocompress import paths
 from autocompress.data import names
 from autocompress.data.cache import atomic_file, cache_folder, locked
 from autocompress.data.dataset import SliceSet, Split, Volume
-from autocompress.data.layout import Case, Layout, Part, hold_out
+from autocompress.data.layout import Case, Layout, Part, freshness, hold_out
 from autocompress.data.preprocess import resize_labels, to_network
 from autocompress.errors import DataError, UserError
 
@@ -28,7 +28,7 @@ class FolderDataset:
     """A `Dataset` over a folder (see `Dataset` for the attributes).
 
     The first time a data set is seen, all training parts are read once to find the number of classes and anything
-    wrong; the answer is cached by content. Test files are not opened before their volumes are asked for.
+    wrong; the answer is cached until a file is touched. Test files are not opened before their volumes are asked for.
     """
 
     def __init__(
@@ -167,12 +167,12 @@ def _split(layout: Layout, seed: int, fraction: float) -> dict[Split, tuple[Case
 
 
 def _facts(layout: Layout) -> dict[str, Any]:
-    """What reading all training parts tells; cached by content.
+    """What reading all training parts tells; cached until a file is touched.
 
     ``channels`` of an image, ``slices`` by case, the ``highest`` label and the ``file`` that has it.
     """
     folder = cache_folder("datasets")
-    key = hashlib.sha256(f"{PREPARATION}:{layout.kind}:{layout.digest}".encode()).hexdigest()[:16]
+    key = hashlib.sha256(f"{PREPARATION}:{layout.digest}:{freshness(layout.train)}".encode()).hexdigest()[:16]
     path = folder / f"{key}.json"
     if path.is_file():
         try:

@@ -122,6 +122,20 @@ def digest_of(pieces: Sequence[str], train: Sequence[Case], test: Sequence[Case]
     return result.hexdigest()
 
 
+def freshness(cases: Sequence[Case]) -> str:
+    """Digest of places, sizes and times of change: differs when a file was touched, even if only to be damaged."""
+    result = hashlib.sha256()
+    for case in cases:
+        for part in case.parts:
+            for path in part:
+                try:
+                    status = path.stat()
+                    result.update(f"{path}\0{status.st_size}\0{status.st_mtime_ns}\n".encode(errors="surrogateescape"))
+                except OSError:
+                    result.update(f"{path}\0missing\n".encode(errors="surrogateescape"))
+    return result.hexdigest()
+
+
 def content_stamp(path: Path) -> str:
     """Checksum of a file's content, from its format where the format keeps one; its size where it is damaged."""
     try:

@@ -60,11 +60,15 @@ def blend(image: FloatArray, label: LabelArray | None) -> NDArray[np.uint8]:
 
 
 def pick_slices(label: LabelArray, count: int) -> list[int]:
-    """Slices worth a look: the one with most foreground for ``count`` 1, else spread over the labelled range."""
+    """Slices worth a look: for ``count`` 1 the one with most classes, and among these most foreground; else spread
+    over the labelled range."""
     filled = (label > 0).reshape(len(label), -1).sum(axis=1)
     labelled = np.flatnonzero(filled)
     if count <= 1:
-        return [int(filled.argmax())] if labelled.size else [len(label) // 2]
+        if not labelled.size:
+            return [len(label) // 2]
+        kinds = np.array([np.count_nonzero(np.bincount(one.ravel())) for one in label])
+        return [int(np.lexsort((filled, kinds))[-1])]
     first, last = (int(labelled[0]), int(labelled[-1])) if labelled.size else (0, len(label) - 1)
     # Ends show little: sample inside the range.
     steps = (np.arange(count) + 0.5) / count * (last - first + 1) + first
@@ -87,7 +91,7 @@ def write_overlay(
         pixels: S x C x H x W in 0..1.
         labels: S x H x W class indices.
         class_names: by class index, the background first.
-        slices: how many of a volume; 1 takes the slice with most foreground.
+        slices: how many of a volume; 1 takes the one with most classes and foreground.
         reference: S x H x W, shown in a third row.
 
     Raises:

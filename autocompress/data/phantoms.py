@@ -20,7 +20,7 @@ from autocompress.data.cache import atomic_file, cache_error, cache_folder, lock
 from autocompress.data.synapse import SYNAPSE_CLASSES
 
 # Part of the cache's folder name: raise it when the bodies change, so that old and new are not mixed up.
-VERSION = 1
+VERSION = 2
 Progress = Callable[[int, int], None]
 
 

@@ -151,3 +151,22 @@ def _elements(axes: Any) -> int:
     for axis in axes:
         count *= int(axis)
     return count
+
+
+def declared_input(model: Any) -> tuple[int | None, ...]:
+    """Shape of the first input of an `onnx.ModelProto`; None for an axis of no fixed size."""
+    weights = {each.name for each in model.graph.initializer}
+    first = next((value for value in model.graph.input if value.name not in weights), None)
+    if first is None:
+        return ()
+    return tuple(int(axis.dim_value) if axis.dim_value else None for axis in first.type.tensor_type.shape.dim)
+
+
+def stored_precision(model: Any) -> str:
+    """Number format of an `onnx.ModelProto`'s weights: ``int8`` where it quantizes, ``fp16``, else ``fp32``."""
+    import onnx
+
+    if any(node.op_type in ("QuantizeLinear", "DynamicQuantizeLinear", "QLinearConv") for node in model.graph.node):
+        return "int8"
+    types = [each.data_type for each in model.graph.initializer if len(each.dims) >= 2]
+    return "fp16" if types and all(each == onnx.TensorProto.FLOAT16 for each in types) else "fp32"

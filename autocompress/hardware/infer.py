@@ -15,7 +15,7 @@ from autocompress.hardware.records import Outcome
 from autocompress.hardware.targets import Engine, Target
 from autocompress.hardware.turnstile import Turnstile
 
-CHUNK_BYTES = 128 * 2**20
+CHUNK_BYTES = 64 * 2**20
 
 
 class EngineError(Exception):

@@ -4,8 +4,9 @@ Both forms fold what is constant:
 
 - An input of one channel meets the sum of the kernels that its three copies would have met.
 - The skip around the 3x3 convolution of a MixFFN is one added to the kernel's centre.
-- The last pixel shuffle moves logits instead of features: the LayerNorm before the classes needs the features only for
-  its scale, and the rest is one matrix from a token to the logits of its 16 pixels.
+- The LayerNorm before the classes acts on the logits, and the last pixel shuffle moves logits instead of features.
+
+Zeros of pruned weights stay zeros: no two of the network's matrices are multiplied in advance.
 
 `TokensForm` keeps N x C for linear layers and LayerNorm. Keys of efficient attention lose their bias there: a softmax
 over the tokens does not see it. The linear layer before a 3x3 convolution is a 1x1
@@ -25,6 +26,7 @@ from torch import Tensor, nn
 from autocompress.models import blocks
 from autocompress.models.dae_former import DAEFormer
 
+# Keeps the norm of a channel that is zero everywhere from dividing by zero; far below any other norm.
 _NORM_FLOOR = 1e-6
 
 
@@ -49,33 +51,23 @@ def _kernel_of(model: DAEFormer, level: int) -> Tensor:
     return weight.sum(dim=1, keepdim=True) if level == 0 and model.in_channels == 1 else weight
 
 
-class _Head(_Constants):
-    """Patch expanding to the pixels and the classes, on 1 x C x H x W."""
+class _HeadConstants(_Constants):
+    """Patch expanding to the pixels, LayerNorm and classes, with the division of the LayerNorm after the classes.
+
+    With features f, gain g, weights W and s = standard deviation of f: the logits are (W g f - mean(f) W g) / s + bias.
+    """
 
     def __init__(self, model: DAEFormer) -> None:
         super().__init__()
-        expand, classify = model.expand_to_pixels, model.classify
-        self.eps = expand.norm.eps
-        self.classes, self.channels = classify.out_features, expand.norm.weight.numel()
-        features = expand.expand.weight.detach().view(16, self.channels, -1)
-        # The mean over the channels is linear too: without it the LayerNorm is a division by the root mean square.
-        features = features - features.mean(dim=1, keepdim=True)
-        logits = (classify.weight * expand.norm.weight) @ features
-        self.constant("features", features.reshape(16 * self.channels, -1, 1, 1))
-        # Class before pixel, as a pixel shuffle of 1 x C x H x W expects.
-        self.constant("logits", logits.transpose(0, 1).reshape(16 * self.classes, -1, 1, 1))
-        bias = classify.weight @ expand.norm.bias + classify.bias
-        self.constant("bias", bias.view(1, self.classes, 1, 1))
-
-    def forward(self, x: Tensor) -> Tensor:
-        height, width = x.shape[2:]
-        features = F.conv2d(x, self.features).view(16, self.channels, height, width)
-        square = features.square().mean(dim=1).view(1, 1, 16, height * width)
-        logits = F.conv2d(x, self.logits).view(1, self.classes, 16, height * width) / (square + self.eps).sqrt()
-        return F.pixel_shuffle(logits.view(1, 16 * self.classes, height, width), 4) + self.bias
+        norm, classify = model.expand_to_pixels.norm, model.classify
+        self.eps, self.channels, self.classes = norm.eps, norm.weight.numel(), classify.out_features
+        self.constant("features", model.expand_to_pixels.expand.weight)
+        self.constant("weight", classify.weight * norm.weight)
+        self.constant("offset", classify.weight @ norm.weight)
+        self.constant("bias", classify.weight @ norm.bias + classify.bias)
 
 
-# ---------------------------------------------------------------------------------------------------------------- tokens
+# ---------------------------------------------------------------------------------------------------- tokens
 
 
 class TokensForm(nn.Module):
@@ -95,7 +87,7 @@ class TokensForm(nn.Module):
         )
         self.expand = nn.ModuleList(_TokensExpand(e, n) for e, n in zip(model.expand, sides[1:], strict=True))
         self.decoder = nn.ModuleList(_TokensDecoder(d, n) for d, n in zip(model.decoder, sides, strict=False))
-        self.head = _Head(model)
+        self.head = _TokensHead(model, sides[0])
 
     def forward(self, image: Tensor) -> Tensor:
         """1 x in_channels x R x R to logits 1 x classes x R x R."""
@@ -108,7 +100,7 @@ class TokensForm(nn.Module):
             reversed(self.expand), reversed(self.decoder), reversed(skips[:-1]), strict=True
         ):
             x = decoder(expand(x), skip)
-        return self.head(_image(x, self.sides[0]))
+        return self.head(x)
 
 
 def _image(x: Tensor, side: int) -> Tensor:
@@ -246,7 +238,7 @@ class _TokensChannelAttention(_Constants):
             norms = projected.square().sum(dim=1)
             queries = projected[:channels].view(heads, width, tokens)
             products = queries @ projected[channels:].view(heads, width, tokens).transpose(1, 2)
-        norms = norms.clamp_min(_NORM_FLOOR**2).sqrt().view(2, heads, width)
+        norms = (norms + _NORM_FLOOR**2).sqrt().view(2, heads, width)
         scores = products / (norms[0].unsqueeze(2) * norms[1].unsqueeze(1)) * self.temperature
         weights = F.softmax(scores, dim=2)
         if small_first:
@@ -273,7 +265,23 @@ class _TokensFFN(_Constants):
         return self.reduce(F.gelu(self.norm(hidden)))
 
 
-# -------------------------------------------------------------------------------------------------------- channels first
+class _TokensHead(_HeadConstants):
+    def __init__(self, model: DAEFormer, side: int) -> None:
+        super().__init__(model)
+        self.side = side
+
+    def forward(self, x: Tensor) -> Tensor:
+        features = (x @ self.features.t()).view(-1, self.channels)
+        mean = features.mean(dim=1, keepdim=True)
+        logits = features @ self.weight.t() - mean * self.offset
+        deviation = (F.relu((features * features).mean(dim=1, keepdim=True) - mean * mean) + self.eps).sqrt()
+        logits = logits / deviation + self.bias
+        # (row, column, row in token, column in token, class) to (class, pixel row, pixel column)
+        logits = logits.view(self.side, self.side, 4, 4, self.classes).permute(4, 0, 2, 1, 3)
+        return logits.reshape(1, self.classes, 4 * self.side, 4 * self.side)
+
+
+# ---------------------------------------------------------------------------------------------------- channels first
 
 
 class ChannelsFirstForm(nn.Module):
@@ -290,7 +298,7 @@ class ChannelsFirstForm(nn.Module):
         )
         self.expand = nn.ModuleList(_ImageExpand(e, d.entry) for e, d in zip(model.expand, model.decoder, strict=True))
         self.decoder = nn.ModuleList(_ImageDecoder(stage) for stage in model.decoder)
-        self.head = _Head(model)
+        self.head = _ImageHead(model)
 
     def forward(self, image: Tensor) -> Tensor:
         """1 x in_channels x R x R to logits 1 x classes x R x R."""
@@ -464,8 +472,8 @@ class _ImageChannelAttention(_Constants):
         heads, width, tokens = blocks.HEADS, shape[1] // blocks.HEADS, shape[2] * shape[3]
         x = self.normalise(x)
         queries, keys, values = (part(x).view(heads, width, tokens) for part in (self.queries, self.keys, self.values))
-        query_norm = (queries * queries).sum(dim=2, keepdim=True).clamp_min(_NORM_FLOOR**2).sqrt()
-        key_norm = (keys * keys).sum(dim=2, keepdim=True).clamp_min(_NORM_FLOOR**2).sqrt()
+        query_norm = ((queries * queries).sum(dim=2, keepdim=True) + _NORM_FLOOR**2).sqrt()
+        key_norm = ((keys * keys).sum(dim=2, keepdim=True) + _NORM_FLOOR**2).sqrt()
         scores = queries @ keys.transpose(1, 2) / (query_norm @ key_norm.transpose(1, 2)) * self.temperature
         return self.project((F.softmax(scores, dim=2) @ values).view(shape))
 
@@ -482,7 +490,25 @@ class _ImageFFN(_Constants):
         self.reduce = _Pointwise.of(ffn.reduce)
 
     def forward(self, x: Tensor) -> Tensor:
-        hidden = F.conv2d(
-            self.expand(self.normalise(x)), self.kernel, self.bias, padding=1, groups=self.groups
-        )
+        hidden = F.conv2d(self.expand(self.normalise(x)), self.kernel, self.bias, padding=1, groups=self.groups)
         return self.reduce(F.gelu(self.norm(hidden)))
+
+
+class _ImageHead(_HeadConstants):
+    def __init__(self, model: DAEFormer) -> None:
+        super().__init__(model)
+        # One group of channels for each of the 16 pixels of a token: the same classes for each, and their mean.
+        self.constant("classify", self.weight.repeat(16, 1)[:, :, None, None])
+        means = torch.eye(16).repeat_interleave(self.channels, dim=1) / self.channels
+        self.constant("means", means[:, :, None, None])
+
+    def forward(self, x: Tensor) -> Tensor:
+        height, width = x.shape[2:]
+        features = F.conv2d(x, self.features[:, :, None, None])
+        mean, square = F.conv2d(features, self.means), F.conv2d(features * features, self.means)
+        deviation = (F.relu(square - mean * mean) + self.eps).sqrt().view(1, 16, 1, height * width)
+        mean = mean.view(1, 16, 1, height * width)
+        logits = F.conv2d(features, self.classify, groups=16).view(1, 16, self.classes, height * width)
+        logits = (logits - mean * self.offset.view(1, 1, -1, 1)) / deviation + self.bias.view(1, 1, -1, 1)
+        # A pixel shuffle expects the class before the pixel of the token.
+        return F.pixel_shuffle(logits.transpose(1, 2).reshape(1, 16 * self.classes, height, width), 4)

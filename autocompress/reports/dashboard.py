@@ -15,6 +15,7 @@ from wsgiref.simple_server import WSGIRequestHandler, WSGIServer, make_server
 
 from autocompress.errors import UserError
 from autocompress.reports import text
+from autocompress.reports.figures import front_figure
 from autocompress.reports.records import StudyView
 
 if TYPE_CHECKING:
@@ -27,8 +28,6 @@ NOTE_MARK = "*Written by `autocompress dashboard`.*"
 
 class _Server(ThreadingMixIn, WSGIServer):
     daemon_threads = True
-    # Without it, a second server on the port of a running one is not noticed on some systems.
-    allow_reuse_address = True
 
 
 class _QuietHandler(WSGIRequestHandler):
@@ -40,10 +39,19 @@ def study_figure(study: optuna.Study) -> Figure:
     """The front of any study with two objectives, by what its database knows of it: constraints included."""
     import optuna
 
-    names = study.metric_names or ["Dice (%)", "latency (ms)"]
-    # x is the second objective, so that the picture is the same as in the report: up and to the left is better.
-    figure = optuna.visualization.plot_pareto_front(study, target_names=list(names), axis_order=None)
+    dice, latency = study.metric_names or ["objective 1", "objective 2"]
+    # The second objective on the horizontal axis, as in the report: up and to the left is better.
+    figure = optuna.visualization.plot_pareto_front(
+        study, targets=lambda trial: (trial.values[1], trial.values[0]), target_names=[latency, dice]
+    )
     figure.update_layout(title=f"Feasible Pareto front of {study.study_name}")
+    return figure
+
+
+def view_figure(view: StudyView) -> Figure:
+    """The figure of the report, on white: optuna-dashboard may be dark, and tells its figures nothing of that."""
+    figure = front_figure(view)
+    figure.update_layout(paper_bgcolor="white", plot_bgcolor="white", title=f"Front of {view.name}", margin={"t": 90})
     return figure
 
 

@@ -90,10 +90,9 @@ def front_figure(view: StudyView) -> Figure:
             )
         )
     _limits(figure, view)
-    word = " (predicted)" if view.predicted else ""
     figure.update_xaxes(
         type="log",
-        title=f"{view.percentile} latency on {escape(view.target)} in ms{word}, logarithmic",
+        title=f"{view.percentile} latency on {escape(view.target)} in ms ({_certainty(view)}), logarithmic",
         tickvals=(ticks := _log_ticks([view.latency(trial) for trial in [*judged, *refused]], view)),
         ticktext=[f"{tick:g}" for tick in ticks],
         showline=True,
@@ -108,8 +107,8 @@ def front_figure(view: StudyView) -> Figure:
         template="none",
         paper_bgcolor="rgba(0,0,0,0)",
         plot_bgcolor="rgba(0,0,0,0)",
-        margin={"l": 64, "r": 16, "t": 16, "b": 56},
-        legend={"orientation": "h", "yanchor": "bottom", "y": 1.02, "x": 0},
+        margin={"l": 64, "r": 16, "t": 36, "b": 56},
+        legend={"orientation": "h", "yanchor": "top", "y": -0.16, "x": 0},
         hovermode="closest",
         font={"family": "system-ui, sans-serif", "size": 13},
     )
@@ -122,9 +121,11 @@ def front_svg(view: StudyView, *, width: int = 760, height: int = 440) -> str:
     Args:
         width, height: in pixels.
     """
-    left, right, top, bottom = 58, 16, 40, 48
+    left, right, bottom = 58, 16, 48
     front = _placed(view, view.front_trials)
     others = [trial for trial in _placed(view, view.trials) if trial.number not in view.front]
+    legend, lines = _svg_legend(view, left, width - right, front, others)
+    top = 22 + 20 * lines
     low, high = _dice_range(view)
     x_low, x_high = _latency_range(view)
 
@@ -178,14 +179,13 @@ def front_svg(view: StudyView, *, width: int = 760, height: int = 440) -> str:
         if trial.dice_test is not None and low <= trial.dice_test <= high:
             c = y(trial.dice_test)
             parts.append(f'<rect class="test" x="{a - 3.5:.1f}" y="{c - 3.5:.1f}" width="7" height="7"/>')
-    word = "predicted" if view.predicted else "measured"
-    axis = f"{view.percentile} latency on {view.target} in ms ({word}), logarithmic"
+    axis = f"{view.percentile} latency on {view.target} in ms ({_certainty(view)}), logarithmic"
     parts.append(f'<text x="{(left + width - right) / 2}" y="{height - 10}" text-anchor="middle">{escape(axis)}</text>')
     middle = (top + height - bottom) / 2
     parts.append(f'<text transform="translate(16 {middle}) rotate(-90)" text-anchor="middle">Dice in %</text>')
     if below := _below(view, low):
         parts.append(f'<text class="note" x="{left + 8}" y="{height - bottom - 8}">{escape(below)}</text>')
-    parts += _svg_legend(view, left, front, others)
+    parts += legend
     title = f"Pareto front of {view.name}: Dice against {axis}"
     return (
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" width="{width}" height="{height}" '
@@ -217,7 +217,10 @@ def _svg_mark(x: float, y: float, radius: float, kind: str, *, measured: bool) -
     return f'<path class="{kind}" d="M{x:.1f} {y - r:.1f}l{r} {r}l{-r} {r}l{-r} {-r}z"/>'
 
 
-def _svg_legend(view: StudyView, left: int, front: Sequence[TrialView], others: Sequence[TrialView]) -> Iterable[str]:
+def _svg_legend(
+    view: StudyView, left: int, right: int, front: Sequence[TrialView], others: Sequence[TrialView]
+) -> tuple[list[str], int]:
+    """Marks with their meaning between two edges, and the number of lines that they take."""
     entries: list[tuple[str, str]] = []
     for measured, word in ((True, "measured"), (False, "predicted")):
         if any(trial.measured is measured for trial in front):
@@ -228,10 +231,17 @@ def _svg_legend(view: StudyView, left: int, front: Sequence[TrialView], others: 
         entries.append(('<rect class="test" x="-3.5" y="-3.5" width="7" height="7"/>', "on test cases"))
     if view.constraints:
         entries.append(('<line class="limit" x1="-8" y1="0" x2="8" y2="0"/>', "constraint"))
-    place = float(left + 8)
+    parts: list[str] = []
+    place, line = float(left + 8), 0
     for mark, label in entries:
-        yield f'<g transform="translate({place:.0f} 18)">{mark}<text x="12" y="4">{label}</text></g>'
-        place += 30 + 6.3 * len(label)
+        width = 30 + 6.5 * len(label)
+        if place + width > right and place > left + 8:
+            place, line = float(left + 8), line + 1
+        parts.append(
+            f'<g transform="translate({place:.0f} {18 + 20 * line})">{mark}<text x="12" y="4">{label}</text></g>'
+        )
+        place += width
+    return parts, line + 1
 
 
 def _scatter(view: StudyView, trials: Sequence[TrialView], name: str, marker: dict[str, Any]) -> Any:
@@ -254,12 +264,22 @@ def _symbol(trial: TrialView) -> str:
 
 def _limits(figure: Figure, view: StudyView) -> None:
     line = {"color": LIMIT_COLOUR, "dash": "dash", "width": 1.5}
+    text_style = {"showarrow": False, "font": {"color": LIMIT_COLOUR}}
     if (minimum := view.constraints.get("min_dice")) is not None:
-        label = {"text": f"Dice ≥ {minimum:g}", "textposition": "end", "font": {"color": LIMIT_COLOUR}}
-        figure.add_shape(type="line", xref="paper", x0=0, x1=1, y0=minimum, y1=minimum, line=line, label=label)
+        figure.add_shape(type="line", xref="paper", x0=0, x1=1, y0=minimum, y1=minimum, line=line)
+        place = {"xref": "paper", "x": 1, "xanchor": "right", "y": minimum, "yanchor": "bottom"}
+        figure.add_annotation(text=f"Dice ≥ {minimum:g}", **place, **text_style)
     if (maximum := view.constraints.get("max_latency_ms")) is not None:
-        label = {"text": f"≤ {maximum:g} ms", "textposition": "end", "font": {"color": LIMIT_COLOUR}}
-        figure.add_shape(type="line", yref="paper", y0=0, y1=1, x0=maximum, x1=maximum, line=line, label=label)
+        figure.add_shape(type="line", yref="paper", y0=0, y1=1, x0=maximum, x1=maximum, line=line)
+        # On a logarithmic axis, Plotly wants the logarithm for annotations, and the value for shapes.
+        place = {"x": math.log10(maximum), "xanchor": "center", "yref": "paper", "y": 1, "yanchor": "bottom"}
+        figure.add_annotation(text=f"≤ {maximum:g} ms", **place, **text_style)
+
+
+def _certainty(view: StudyView) -> str:
+    """``measured``, ``predicted`` or ``partly predicted``: the latencies in the picture."""
+    kinds = {trial.measured for trial in view.trials if view.latency(trial)}
+    return "partly predicted" if len(kinds) == 2 else "predicted" if kinds == {False} else "measured"
 
 
 def _placed(view: StudyView, trials: Iterable[TrialView]) -> list[TrialView]:

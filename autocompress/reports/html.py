@@ -49,7 +49,10 @@ def html_report(view: StudyView, examples: Sequence[Example] = (), *, examples_n
     listed = "".join(f"<div><dt>{escape(name)}</dt><dd>{escape(value)}</dd></div>" for name, value in facts)
     warning = ""
     if view.predicted:
-        warning = '<p class="notice"><strong>Predicted.</strong> Latencies of this front were not measured.</p>'
+        which = "All" if all(not trial.measured for trial in view.front_trials) else "Some"
+        warning = (
+            f'<p class="notice"><strong>Predicted.</strong> {which} latencies of this front were not measured.</p>'
+        )
     notes = "".join(f'<p class="notice">{escape(note)}</p>' for note in view.notes)
     return (
         "<!doctype html>\n"
@@ -117,7 +120,6 @@ def _front_table(view: StudyView) -> str:
         "p90 ms",
         "FPS",
         "latency",
-        "engine",
         "parameters",
         "GMacs",
         "size",
@@ -133,8 +135,7 @@ def _front_table(view: StudyView) -> str:
             text.milliseconds(trial.latency_ms.get("p50")),
             text.milliseconds(trial.latency_ms.get("p90")),
             text.number(trial.fps, 0 if (trial.fps or 0) >= 100 else 1),
-            text.how(trial),
-            trial.engine or text.MISSING,
+            f"{text.how(trial)}, {trial.engine}" if trial.engine else text.how(trial),
             text.count(trial.parameters),
             text.number(trial.gmacs, 3),
             text.size(trial.size_bytes),
@@ -142,7 +143,7 @@ def _front_table(view: StudyView) -> str:
         ]
         for trial in view.front_trials
     ]
-    return _table(head, rows, words={1, 8, 9, 13})
+    return _table(head, rows, words={1, 8, 12})
 
 
 def _class_tables(view: StudyView) -> str:
@@ -297,7 +298,7 @@ def _provenance(view: StudyView) -> str:
         ["begun", view.created],
         ["seed", text.MISSING if view.seed is None else str(view.seed)],
     ]
-    rows += [[f"data {name}", str(value)] for name, value in view.data.items()]
+    rows += [[f"data {name.replace('_', ' ')}", str(value)] for name, value in view.data.items()]
     rows += [[name.replace("_", " "), str(value)] for name, value in view.machine.items()]
     rows += [[name, version] for name, version in view.packages.items()]
     return _table(["what", "value"], rows, words={0, 1})
@@ -341,6 +342,7 @@ _CHART_SCRIPT = """
   const options = {responsive: true, displaylogo: false, modeBarButtonsToRemove: ["lasso2d", "select2d"]};
   Plotly.newPlot(place, figure.data, figure.layout, options).then(function () {
     Plotly.relayout(place, colours());
+    Plotly.Plots.resize(place);
     dark.addEventListener("change", function () { Plotly.relayout(place, colours()); });
   });
 })();
@@ -354,7 +356,7 @@ _STYLE = """
 * { box-sizing: border-box }
 body { margin: 0; background: var(--paper); color: var(--ink); font: 16px/1.55 system-ui, -apple-system, "Segoe UI",
   Roboto, "Helvetica Neue", Arial, sans-serif; }
-header, main, footer { max-width: 72rem; margin: 0 auto; padding: 0 1.5rem }
+header, main, footer { max-width: 84rem; margin: 0 auto; padding: 0 1.5rem }
 header { padding-top: 2.5rem }
 .kind { margin: 0; color: var(--accent); font-size: .8rem; font-weight: 600; letter-spacing: .06em;
   text-transform: uppercase }
@@ -367,15 +369,15 @@ section, .headline { background: var(--card); border: 1px solid var(--line); bor
   padding: 1.25rem 1.5rem; margin: 0 0 1.25rem }
 .headline { padding-left: 2.5rem; font-size: 1.05rem } .headline li + li { margin-top: .35rem }
 .notice { background: var(--notice); border-radius: .6rem; padding: .75rem 1.25rem; margin: 0 0 1rem }
-figure { margin: 0 } figcaption { color: var(--soft); font-size: .875rem }
-#chart { height: 30rem }
+figure { margin: 0; min-width: 0 } figcaption { color: var(--soft); font-size: .875rem }
+#chart { height: 32rem; width: 100%; overflow: hidden }
 noscript svg { max-width: 100%; height: auto }
 .wide { overflow-x: auto } .tall { max-height: 36rem; overflow-y: auto }
 table { border-collapse: collapse; font-size: .875rem; font-variant-numeric: tabular-nums; min-width: 40% }
-th, td { padding: .4rem .7rem; border-bottom: 1px solid var(--line); text-align: right; white-space: nowrap }
+th, td { padding: .4rem .6rem; border-bottom: 1px solid var(--line); text-align: right; white-space: nowrap }
 thead th { color: var(--soft); font-weight: 600; position: sticky; top: 0; background: var(--card) }
 tbody th { font-weight: 600 }
-.word { text-align: left } td.word:last-child { white-space: normal; min-width: 12rem }
+.word { text-align: left } td.word:last-child { white-space: normal; overflow-wrap: anywhere; min-width: 12rem }
 .share { background: linear-gradient(to right, var(--bar) var(--share), transparent var(--share)) }
 .panels { display: grid; grid-template-columns: repeat(auto-fit, minmax(9rem, 1fr)); gap: .75rem; max-width: 68rem }
 .panels img { width: 100%; display: block; border-radius: .3rem; image-rendering: auto; background: #000 }

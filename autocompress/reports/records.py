@@ -87,7 +87,7 @@ class StudyView:
         folder: where it lies; bundles are looked for below it.
         family: model family.
         dataset: name of the data set, for people.
-        data: ``{"source", "seed", "validation_fraction"}`` for `autocompress.data.open_dataset`.
+        data: arguments of `autocompress.data.open_dataset`.
         classes: one name per class index; the first is the background.
         target: name of the hardware profile.
         constraints: those that were set, of ``min_dice``, ``max_latency_ms``, ``max_memory_bytes``, ``max_size_bytes``.

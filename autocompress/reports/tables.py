@@ -2,27 +2,30 @@
 
 from __future__ import annotations
 
+from rich import box
 from rich.table import Table
 
 from autocompress.reports import text
-from autocompress.reports.records import StudyView
+from autocompress.reports.records import StudyView, TrialView
 
 
 def front_table(view: StudyView) -> Table:
-    """The Pareto front, the fastest member first; every latency says whether it was measured or predicted."""
-    kinds = {text.how(trial) for trial in view.front_trials}
-    # One word in the title where it holds for every row, else a column of its own: terminals are narrow.
-    same = kinds.pop() if len(kinds) == 1 else ""
+    """The Pareto front, the fastest member first; every latency says whether it was measured or predicted.
+
+    It fits a terminal of 80 columns: what is the same for all members is told in the title.
+    """
+    members = view.front_trials
+    common = {_by(trial) for trial in members}
+    same = common.pop() if len(common) == 1 else ""
     title = f"Pareto front of {view.name} on {view.target}" + (f" ({same})" if same else "")
-    table = Table(title=title, title_justify="left", header_style="bold")
-    table.add_column("trial", justify="right")
-    table.add_column("configuration")
+    table = Table(title=title, title_justify="left", header_style="bold", box=box.SIMPLE_HEAD, padding=0)
+    table.add_column("trial", justify="right", no_wrap=True)
+    table.add_column("configuration", min_width=14)
     for name in ("Dice", "test", "p50 ms", "p90 ms", "FPS", "params", "GMacs", "size"):
         table.add_column(name, justify="right", no_wrap=True)
     if not same:
         table.add_column("latency")
-    table.add_column("engine")
-    for trial in view.front_trials:
+    for trial in members:
         cells = [
             str(trial.number),
             trial.config.label,
@@ -35,5 +38,9 @@ def front_table(view: StudyView) -> Table:
             text.number(trial.gmacs, 3),
             text.size(trial.size_bytes),
         ]
-        table.add_row(*cells, *([] if same else [text.how(trial)]), trial.engine or text.MISSING)
+        table.add_row(*cells, *([] if same else [_by(trial)]))
     return table
+
+
+def _by(trial: TrialView) -> str:
+    return f"{text.how(trial)}, {trial.engine}" if trial.engine else text.how(trial)

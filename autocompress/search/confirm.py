@@ -90,7 +90,7 @@ def confirm_member(values: Mapping[str, Any]) -> None:
     )
     others = tuple(each for each in result.measurements if each.engine != engine.name)
     with clock.phase("export"):
-        models = [ModelFile(variant.path, (measurement, *others), output, engine.options)]
+        models = [ModelFile(variant.path, (measurement, *others), output)]
         if engine.name in EVALUATION_ONLY:
             models.append(_deployable(request, dataset, turnstile, sample))
         name = bundle_name(config, trial=request.number, measured=measurement.measured)

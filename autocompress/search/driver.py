@@ -106,31 +106,31 @@ class Driver:
     def take_up(self) -> None:
         """Bring database and disk into agreement: after a break no trial stays RUNNING and no result is lost."""
         for trial in self._study.get_trials(deepcopy=False):
-            config = _config_of(trial)
-            if trial.state == TrialState.RUNNING:
-                self._settle(optuna.Trial(self._study, trial._trial_id), config)
-            elif trial.state.is_finished() and "repeats" not in trial.user_attrs:
+            if trial.state.is_finished() and "repeats" not in trial.user_attrs:
                 result = TrialResult.load(self.trial_folder(trial.number))
                 if result is not None:
                     self._remember(result)
+        self.settle()
 
     def enqueue(self, configs: Sequence[CompressionConfig]) -> None:
         """Put configurations before what the sampler would propose."""
         for config in configs:
             self._study.enqueue_trial(self._space.parameters(config), skip_if_exists=True)
 
-    def abandon(self) -> None:
-        """Settle all trials that are under way, after the executor was cancelled."""
-        for trial, config, _ in self._trials.values():
-            self._settle(trial, config)
-        self._trials.clear()
+    def settle(self) -> None:
+        """Leave no trial RUNNING: one whose result is on disk is told, every other one is asked again.
 
-    def _settle(self, trial: optuna.Trial, config: CompressionConfig | None) -> None:
-        result = TrialResult.load(self.trial_folder(trial.number))
-        if result is not None:
-            self._tell(trial, result)
-        else:
-            self._ask_again(trial, config, _attempt(trial), "interrupted")
+        For taking up a study, and for its end after the executor was cancelled. The database is asked and not this
+        object, because an interruption may come between any two lines.
+        """
+        self._trials.clear()
+        for trial in self._study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
+            live = optuna.Trial(self._study, trial._trial_id)
+            result = TrialResult.load(self.trial_folder(trial.number))
+            if result is not None:
+                self._tell(live, result)
+            else:
+                self._ask_again(live, _config_of(trial), _attempt(live), "interrupted")
 
     # -- the loop -------------------------------------------------------------------------------------------------
 

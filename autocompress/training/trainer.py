@@ -111,7 +111,7 @@ def train(
     if len(slices.images) == 0:
         raise DataError("the training split holds no slices")
     device = compute.pick_device(settings.device)
-    bf16 = compute.use_bf16(settings.bf16, model, device)
+    bf16 = compute.use_bf16(settings.bf16, device)
     with compute.threads(settings.threads), torch.random.fork_rng(devices=[]):
         torch.manual_seed(settings.seed)
         try:
@@ -270,7 +270,7 @@ class _Run:
 
     def _check_labels(self) -> None:
         """A label beyond the classes would be an obscure index error on the CPU and kill a GPU's context."""
-        with torch.no_grad():
+        with self._inside(), torch.no_grad():
             self.model.eval()
             classes = self.model(torch.from_numpy(np.array(self.slices.images[:1])).to(self.device)).shape[1]
             self.model.train()

@@ -1,0 +1,90 @@
+"""The statistics of the protocol against NumPy and SciPy, and the agent's own rules."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from scipy.stats import binom
+
+from autocompress.hardware import agent
+
+
+@pytest.mark.parametrize("count", [1, 2, 64, 997])
+@pytest.mark.parametrize("share", [0.5, 0.9, 0.99])
+def test_percentiles_are_those_of_numpy(count: int, share: float) -> None:
+    values = np.random.default_rng(count).lognormal(size=count)
+    assert agent.percentile(sorted(values.tolist()), share) == pytest.approx(np.percentile(values, 100 * share))
+
+
+@pytest.mark.parametrize("count", [64, 100, 500, 4000])
+def test_interval_of_p90_covers_it_with_95_percent(count: int) -> None:
+    low, high = agent.interval_ranks(count, 0.9)
+    # The quantile lies between the order statistics low and high (from 0) when more than `low` values and at most
+    # `high` values are below it.
+    coverage = binom.cdf(high, count, 0.9) - binom.cdf(low, count, 0.9)
+    assert 0.95 <= coverage < 0.985
+    # Narrower on either side would be too narrow.
+    assert binom.cdf(high - 1, count, 0.9) < 0.975
+    assert binom.cdf(low + 1, count, 0.9) > 0.025
+
+
+def test_interval_holds_the_true_p90_as_often_as_it_says() -> None:
+    random = np.random.default_rng(0)
+    truth = np.log(10.0)  # 90th percentile of the exponential distribution
+    hits = 0
+    for _ in range(400):
+        low, high = agent.summary(random.exponential(size=200).tolist())["p90_interval"]
+        hits += low <= truth <= high
+    assert hits / 400 > 0.92
+
+
+def test_few_values_still_have_an_interval() -> None:
+    assert agent.interval_ranks(1, 0.9) == (0, 0)
+    low, high = agent.interval_ranks(10, 0.9)
+    assert 0 <= low < high == 9
+
+
+def test_summary_of_a_known_series() -> None:
+    summary = agent.summary([float(value) for value in range(100, 0, -1)])
+    assert (summary["p50"], summary["mean"], summary["runs"]) == (50.5, 50.5, 100)
+    assert summary["p90"] == pytest.approx(90.1)
+    assert summary["p99"] == pytest.approx(99.01)
+
+
+def test_agent_imports_only_the_standard_library_at_the_top() -> None:
+    tree = ast.parse(Path(agent.__file__).read_text())
+    names = {
+        alias.name.split(".")[0] for node in ast.walk(tree) if isinstance(node, ast.Import) for alias in node.names
+    } | {(node.module or "").split(".")[0] for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)}
+    assert names - set(sys.stdlib_module_names) == {"numpy", "onnxruntime", "openvino", "deepsparse"}
+
+
+def test_agent_runs_on_python_36() -> None:
+    pytest.importorskip("vermin", reason="pip install 'autocompress[dev]'")
+    arguments = ["-t=3.6-", "--violations", "--no-tips", agent.__file__]
+    command = [sys.executable, "-c", "import vermin; vermin.main()", *arguments]
+    result = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert result.returncode == 0, result.stdout
+
+
+def test_agent_without_arguments_says_how_it_is_used() -> None:
+    result = subprocess.run([sys.executable, agent.__file__], capture_output=True, text=True, check=False)
+    assert result.returncode == 2
+    assert "request.json" in result.stderr
+
+
+def test_foreign_load_sees_another_process_and_not_this_one() -> None:
+    spin = "import time\nend = time.time() + 1.5\nwhile time.time() < end: pass"
+    with subprocess.Popen([sys.executable, "-c", spin]) as other:
+        load = agent._Load()
+        other.wait()
+    found = load.since()
+    if found["foreign"] is None:
+        pytest.skip("this kernel does not tell its CPU time")
+    assert found["foreign"] > 0.3
+    assert found["own"] < 0.5

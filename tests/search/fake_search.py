@@ -1,0 +1,141 @@
+"""A search whose trials do not train: a formula gives Dice and latency. Also a program, to be killed by tests.
+
+``python fake_search.py FOLDER [TRIALS] [SECONDS]`` runs or takes up a study of trials that sleep so long.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import optuna
+
+from autocompress.config import CompressionConfig
+from autocompress.hardware.records import Latency, Measurement
+from autocompress.hardware.targets import Target
+from autocompress.search.driver import Driver
+from autocompress.search.executor import RayExecutor, uninterrupted
+from autocompress.search.ledger import Ledger
+from autocompress.search.plan import SearchPlan
+from autocompress.search.records import TrialResult
+from autocompress.search.samplers import make_sampler
+from autocompress.search.space import ConfigSpace
+from autocompress.search.storage import default_url, driver_lock, open_storage
+from autocompress.specs.schemas import Constraints, SearchSpace
+
+SPACE = {"resolution": [32, 64, 96, 128], "levels": [1, 2], "width": [0.25, 0.5], "precision": ["fp32"]}
+
+
+def dice_of(config: CompressionConfig) -> float:
+    return 40 + config.resolution / 4 + 10 * config.width + config.levels
+
+
+def latency_of(config: CompressionConfig) -> float:
+    return config.resolution * config.width * config.levels / 10
+
+
+def fake_trial(values: Mapping[str, Any]) -> None:
+    """What a worker does; ``faults`` tells for which resolution its process dies."""
+    config = CompressionConfig.from_dict(values["config"])
+    time.sleep(values["seconds"])
+    if config.resolution == values.get("dies_at"):
+        os.kill(os.getpid(), signal.SIGKILL)
+    with (Path(values["folder"]).parent / "ran.txt").open("a") as log:
+        log.write(f"{config.identifier}\n")
+    p50 = latency_of(config)
+    latency = Latency(p50, p50, p50, p50, (p50, p50), 64)
+    TrialResult(
+        number=values["number"],
+        config=config,
+        state="complete",
+        dice=dice_of(config),
+        measurements=(Measurement("onnxruntime", "1", "here", "ok", latency=latency),),
+        seconds={"train": values["seconds"]},
+    ).save(Path(values["folder"]))
+
+
+def make_plan(folder: Path, *, trials: int | None = None, **changes: Any) -> SearchPlan:
+    values: dict[str, Any] = {
+        "name": "fake",
+        "folder": folder,
+        "storage": default_url(folder),
+        "family": "dae-former",
+        "data": {"name_or_path": "phantoms-tiny"},
+        "dataset": "phantoms-tiny",
+        "classes": ("background", "organ"),
+        "space": SearchSpace.from_dict(SPACE),
+        "target": Target("cpu", "local", "cpu", (), (), {}),
+        "constraints": Constraints(min_dice=60),
+        "percentile": "p50",
+        "training": {},
+        "parent": {},
+        "sampler": "random",
+        "startup": 4,
+        "priors": False,
+        "seed": 3,
+        "workers": 2,
+        "threads": 1,
+        "budget_seconds": None,
+        "trials": trials,
+        "trial_seconds": 1.0,
+        "confirm_share": 0.0,
+    }
+    return SearchPlan(**{**values, **changes})
+
+
+def run_fake(plan: SearchPlan, *, seconds: float = 0.0, dies_at: int | None = None) -> tuple[Driver, optuna.Study]:
+    """Run or take up a study in this process."""
+    plan.folder.mkdir(parents=True, exist_ok=True)
+    with driver_lock(plan.folder, plan.storage, plan.name), RayExecutor(plan.workers) as executor:
+        study = optuna.create_study(
+            storage=open_storage(plan.storage),
+            study_name=plan.name,
+            directions=["maximize", "minimize"],
+            load_if_exists=True,
+        )
+        told = len(study.get_trials(deepcopy=False))
+        study.sampler, _ = make_sampler(plan.sampler, seed=plan.seed, told=told, expected=20, startup=plan.startup)
+        ledger = Ledger(plan.folder)
+
+        def request(number: int, config: CompressionConfig) -> Mapping[str, Any]:
+            folder = str(plan.folder / "trials" / f"{number:04d}")
+            return {
+                "folder": folder,
+                "number": number,
+                "config": config.to_dict(),
+                "seconds": seconds,
+                "dies_at": dies_at,
+            }
+
+        driver = Driver(
+            plan,
+            study,
+            space=ConfigSpace(plan.space, lambda _: None),
+            executor=executor,
+            task=fake_trial,
+            request=request,
+            ledger=ledger,
+            listener=lambda _: None,
+        )
+        driver.take_up()
+        with ledger.stage(executor.slots) as stage:
+            try:
+                driver.run(None, stage)
+            except BaseException:
+                with uninterrupted():
+                    executor.cancel()
+                    driver.settle()
+                raise
+    return driver, study
+
+
+if __name__ == "__main__":
+    try:
+        run_fake(make_plan(Path(sys.argv[1]), trials=int(sys.argv[2])), seconds=float(sys.argv[3]))
+    except KeyboardInterrupt:
+        sys.exit(130)
