@@ -128,7 +128,7 @@ def _of_bundle(folder: Path, precision: str | None, given: FloatArray | None) ->
     from autocompress.paths import inside
 
     manifest = read_manifest(folder)
-    inputs = read_arrays(folder / SAMPLE_FILE)["inputs"] if given is None else given
+    inputs = cast("FloatArray", read_arrays(folder / SAMPLE_FILE)["inputs"]) if given is None else given
     # Each engine gets the file that was made for it, and any other one the file that may be deployed.
     files = _ForEngines(
         {model.engine: inside(folder, model.file) for model in manifest.models},

@@ -15,7 +15,7 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-from autocompress.compression.onnx_graph import load_graph
+from autocompress.compression.onnx_graph import drop_identities, load_graph
 from autocompress.errors import ConfigError
 from autocompress.paths import write_bytes
 
@@ -59,6 +59,7 @@ def to_half(source: Path, target: Path) -> None:
     """
     model = load_graph(source)
     graph = model.graph
+    drop_identities(graph)
     if any(a.type in (onnx.AttributeProto.GRAPH, onnx.AttributeProto.GRAPHS) for n in graph.node for a in n.attribute):
         raise ConfigError(f"{source}: FP16 conversion knows no control flow (If, Loop, Scan); export without it")
     floats = _float_tensors(model, source)

@@ -49,6 +49,23 @@ def load_graph(path: Path | str) -> Any:
         raise ConfigError(f"cannot read {path} as ONNX: {' '.join(str(error).split())}") from error
 
 
+def drop_identities(graph: Any) -> None:
+    """Let nodes read constants directly; the exporter writes Identity nodes where two constants are equal."""
+    constants = {tensor.name for tensor in graph.initializer}
+    outputs = {value.name for value in graph.output}
+    sources: dict[str, str] = {}
+    kept = []
+    for node in graph.node:
+        for position, name in enumerate(node.input):
+            node.input[position] = sources.get(name, name)
+        if node.op_type == "Identity" and node.input[0] in constants and node.output[0] not in outputs:
+            sources[node.output[0]] = node.input[0]
+        else:
+            kept.append(node)
+    del graph.node[:]
+    graph.node.extend(kept)
+
+
 def constant_weights(path: Path | str) -> list[Weight]:
     """The constant operands with at least two dimensions above 1, in the graph's order of execution."""
     graph = load_graph(path).graph

@@ -417,6 +417,8 @@ class _Body:
         self._spleen()
         self._stomach()
         self._vessels_and_pancreas()
+        if self.gallbladder:
+            self._gallbladder()
         self._kidneys()
         self._bones()
 
@@ -480,11 +482,6 @@ class _Body:
             for _ in range(2):
                 spot = Ellipsoid(self.place((-75, 0, 145), 38), self.size((9, 9, 9), 0.5))
                 paint(Both(spot, whole, 5), random.uniform(5, 70), LIVER, grain=8)
-        if self.gallbladder:
-            neck, fundus = self.place((-36, -22, 112), 5), self.place((-52, -54, 84), 8)
-            bladder = Tube((neck, _middle(neck, fundus), fundus), (6, 13, random.uniform(14, 19)), 6)
-            paint(Grown(bladder, 2), 60)
-            paint(bladder, random.uniform(0, 22), GALLBLADDER, grain=6)
 
     def _spleen(self) -> None:
         body = Ellipsoid(self.place((98, 24, 166), 6), self.size((40, 50, 52), 0.24), turn=self.random.about(-0.5, 0.3))
@@ -562,6 +559,13 @@ class _Body:
         paint(aorta, self.blood(158), AORTA, grain=4)
         if random.chance(0.4):  # calcified plaque in the wall
             paint(Both(Tube((self.place((0, 30, 60), 4), self.place((2, 32, 110), 4)), (4, 4)), aorta, -1), 420, AORTA)
+
+    def _gallbladder(self) -> None:
+        random, paint = self.random, self.canvas.paint
+        neck, fundus = self.place((-36, -22, 112), 5), self.place((-52, -54, 84), 8)
+        bladder = Tube((neck, _middle(neck, fundus), fundus), (6, 13, random.uniform(14, 19)), 6)
+        paint(Grown(bladder, 2), 60)
+        paint(bladder, random.uniform(0, 22), GALLBLADDER, grain=6)
 
     def _kidneys(self) -> None:
         random, paint = self.random, self.canvas.paint

@@ -20,7 +20,7 @@ from autocompress.data.cache import atomic_file, cache_error, cache_folder, lock
 from autocompress.data.synapse import SYNAPSE_CLASSES
 
 # Part of the cache's folder name: raise it when the bodies change, so that old and new are not mixed up.
-VERSION = 2
+VERSION = 3
 Progress = Callable[[int, int], None]
 
 

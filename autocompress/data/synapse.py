@@ -89,20 +89,22 @@ def read_npz(path: Path) -> dict[str, NDArray[Any]]:
         DataError: missing, damaged, or pickled objects.
     """
     try:
-        with np.load(path, allow_pickle=False) as archive:
-            if not isinstance(archive, np.lib.npyio.NpzFile):
-                raise DataError(f"{path}: a single array, expected an npz archive with 'image' and 'label'")
-            return {key: archive[key] for key in ("image", "label", "spacing") if key in archive.files}
+        with path.open("rb") as stream:
+            if stream.read(2) != b"PK":
+                raise DataError(f"{path}: damaged npz file (not an npz archive)")
+            stream.seek(0)
+            with np.load(stream, allow_pickle=False) as archive:
+                return {key: archive[key] for key in ("image", "label", "spacing") if key in archive.files}
     except FileNotFoundError as error:
         raise DataError(f"file not found: {path}") from error
     except DataError:
         raise
-    except ValueError as error:
-        if "allow_pickle" in str(error) and not _is_damaged(path):
+    except (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile, zlib.error, NotImplementedError) as error:
+        if "allow_pickle" in str(error):
             raise DataError(f"{path}: holds pickled objects, which are not read; store plain arrays") from error
         raise DataError(f"{path}: damaged npz file ({_one_line(error)})") from error
-    except (OSError, EOFError, KeyError, zipfile.BadZipFile, zlib.error, NotImplementedError, MemoryError) as error:
-        raise DataError(f"{path}: damaged npz file ({_one_line(error)})") from error
+    except MemoryError as error:
+        raise DataError(f"{path}: its arrays do not fit into memory, or it is damaged") from error
 
 
 def read_h5(path: Path) -> dict[str, NDArray[Any]]:
@@ -203,12 +205,6 @@ def _spacing(raw: NDArray[Any] | None, path: Path) -> tuple[float, float, float]
     if not usable or not (np.isfinite(raw) & (raw > 0)).all():
         raise DataError(f"{path}: spacing must be three positive numbers in mm (slice, row, column)")
     return (float(raw[0]), float(raw[1]), float(raw[2]))
-
-
-def _is_damaged(path: Path) -> bool:
-    """Whether np.load took a file for a pickle only because it is neither npz nor npy."""
-    with path.open("rb") as stream:
-        return stream.read(2) != b"PK" and not zipfile.is_zipfile(path)
 
 
 def _one_line(error: BaseException) -> str:

@@ -56,7 +56,7 @@ class LatencyCache:
 def _crashed_by_itself(measurement: Measurement) -> bool:
     """A fault in the engine's own code, which it will make again; not a signal that somebody sent."""
     return measurement.outcome == "crashed" and any(
-        name in measurement.message for name in ("SIGSEGV", "SIGABRT", "SIGFPE", "SIGILL", "SIGBUS")
+        name in measurement.message for name in ("SIGSEGV", "SIGABRT", "SIGFPE", "SIGILL", "SIGBUS", "Assertion")
     )
 
 

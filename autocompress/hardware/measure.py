@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
@@ -166,18 +166,13 @@ def _measure(
 
 
 def _failure(engine: Engine, target: Target, report: AgentReport, precision: str = "") -> Measurement:
-    conditions = _conditions(engine, target, report, precision) if report.phase else {}
-    if report.log.strip():
-        conditions["log"] = report.log.strip()[-500:]
-    return replace(
-        Measurement(
-            engine=engine.name,
-            engine_version=engine.version,
-            host=str(target.host.get("name", target.host_kind)),
-            outcome=report.outcome,
-            message=report.message,
-        ),
-        conditions=conditions,
+    return Measurement(
+        engine=engine.name,
+        engine_version=engine.version,
+        host=str(target.host.get("name", target.host_kind)),
+        outcome=report.outcome,
+        message=report.message,
+        conditions=_conditions(engine, target, report, precision) if report.phase else {},
     )
 
 

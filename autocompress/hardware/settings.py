@@ -30,7 +30,7 @@ class MeasureSettings:
     foreign_limit: float = 0.06
     attempts: int = 3
     repeat_seconds: float = 10.0
-    timeout_seconds: float = 300.0
+    timeout_seconds: float = 120.0
 
     def __post_init__(self) -> None:
         if self.min_runs < 1 or self.attempts < 1:

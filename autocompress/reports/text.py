@@ -90,7 +90,7 @@ def headline(view: StudyView) -> list[str]:
         side = "below" if gap >= 0 else "above"
         sentences.append(
             f"On the test cases, which the search never saw, Dice is {abs(gap):.1f} points {side} that of the "
-            f"validation cases on average ({len(tested)} models)."
+            f"validation cases on average ({len(tested)} {'model' if len(tested) == 1 else 'models'})."
         )
     return sentences
 

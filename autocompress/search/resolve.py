@@ -140,7 +140,7 @@ def overrides_of(values: Mapping[str, Any]) -> dict[str, Any]:
         changes["budget"] = {
             name: value
             for name, value in (("seconds", values.get("budget")), ("trials", values.get("trials")))
-            if value
+            if value is not None
         }
     if values.get("no_parent"):
         changes["parent.enabled"] = False

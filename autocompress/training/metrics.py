@@ -235,7 +235,8 @@ def _surface(mask: NDArray[np.bool_]) -> NDArray[np.float64]:
     box = tuple(slice(int(where[0]), int(where[-1]) + 1) for where in occupied)
     part = mask[box]
     edge = part ^ binary_erosion(part)
-    return np.argwhere(edge) + np.array([where[0] for where in occupied], dtype=np.float64)
+    corner = [where[0] for where in occupied]
+    return np.asarray(np.argwhere(edge) + np.array(corner), dtype=np.float64)
 
 
 def _check_shapes(prediction: NDArray[Any], reference: NDArray[Any]) -> None:

@@ -1,4 +1,4 @@
-"""A small network with all that is delicate: LayerNorm, softmax, an L2 norm, a depthwise convolution, and its export."""
+"""A small network with all that is delicate: LayerNorm, softmax, an L2 norm, a depthwise convolution."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class Delicate(nn.Module):
 
     def forward(self, image: torch.Tensor) -> torch.Tensor:
         x = self.embed(image).permute(0, 2, 3, 1)
-        batch, height, width, channels = x.shape
+        batch, channels = x.shape[0], x.shape[3]
         x = self.norm(x * self.scale)
         queries, keys, values = self.qkv(x).reshape(batch, -1, 3 * channels).chunk(3, dim=2)
         keys = keys / keys.norm(dim=1, keepdim=True).clamp_min(1e-6)
@@ -45,16 +45,32 @@ class Delicate(nn.Module):
 
 
 @pytest.fixture(scope="session")
-def delicate() -> nn.Module:
-    torch.manual_seed(0)
-    return Delicate().eval()
+def delicate() -> Callable[..., nn.Module]:
+    """Builds the network; the same weights each time."""
+
+    def build(channels: int = 64, scale: float = 1.0) -> nn.Module:
+        torch.manual_seed(0)
+        return Delicate(channels, scale)
+
+    return build
 
 
 @pytest.fixture(scope="session")
-def exported(delicate: nn.Module, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("exported") / "model.onnx"
-    export_onnx(delicate, path, in_channels=1, resolution=RESOLUTION)
-    return path
+def export() -> Callable[..., Path]:
+    """Exports the network to a file."""
+
+    def to_file(model: nn.Module, path: Path, opset: int = 17) -> Path:
+        export_onnx(model, path, in_channels=1, resolution=RESOLUTION, opset=opset)
+        return path
+
+    return to_file
+
+
+@pytest.fixture(scope="session")
+def exported(
+    delicate: Callable[..., nn.Module], export: Callable[..., Path], tmp_path_factory: pytest.TempPathFactory
+) -> Path:
+    return export(delicate(), tmp_path_factory.mktemp("exported") / "model.onnx")
 
 
 @pytest.fixture(scope="session")

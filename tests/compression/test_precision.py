@@ -12,14 +12,15 @@ import onnx
 import pytest
 import torch
 from onnx import TensorProto
+from torch import nn
 
-from autocompress.bundles.export import export_onnx
 from autocompress.compression.precision import calibration_slices, convert
 from autocompress.data.dataset import FloatArray
 from autocompress.errors import ConfigError
-from tests.compression.conftest import RESOLUTION, Delicate
 
 Run = Callable[[Path, FloatArray], FloatArray]
+Build = Callable[..., nn.Module]
+Export = Callable[..., Path]
 
 
 def _relative_error(found: FloatArray, expected: FloatArray) -> float:
@@ -40,12 +41,11 @@ def _kinds(path: Path) -> dict[str, set[int]]:
 
 @pytest.mark.parametrize("opset", [13, 17])
 def test_fp16_is_half_the_size_and_computes_in_float16(
-    delicate: torch.nn.Module, samples: FloatArray, run: Run, tmp_path: Path, opset: int
+    delicate: Build, export: Export, samples: FloatArray, run: Run, tmp_path: Path, opset: int
 ) -> None:
     source, target = tmp_path / "model.onnx", tmp_path / "half.onnx"
     # The graph itself does not shrink: a network with some weights is needed to see the ratio.
-    torch.manual_seed(0)
-    export_onnx(Delicate(channels=160), source, in_channels=1, resolution=RESOLUTION, opset=opset)
+    export(delicate(channels=160), source, opset)
     convert(source, target, "fp16")
     assert target.stat().st_size <= 0.55 * source.stat().st_size
     kinds = _kinds(target)
@@ -57,22 +57,22 @@ def test_fp16_is_half_the_size_and_computes_in_float16(
 
 @pytest.mark.parametrize("opset", [13, 17])
 def test_fp16_survives_a_layernorm_whose_squares_overflow(
-    samples: FloatArray, run: Run, tmp_path: Path, opset: int
+    delicate: Build, export: Export, samples: FloatArray, run: Run, tmp_path: Path, opset: int
 ) -> None:
     # Values near 600 have squares beyond 65504, where half precision ends.
-    torch.manual_seed(0)
     source, target = tmp_path / "model.onnx", tmp_path / "half.onnx"
-    export_onnx(Delicate(scale=1000.0), source, in_channels=1, resolution=RESOLUTION, opset=opset)
+    export(delicate(scale=1000.0), source, opset)
     convert(source, target, "fp16")
     found = run(target, samples)
     assert np.isfinite(found).all()
     assert _relative_error(found, run(source, samples)) < 5e-3
 
 
-def test_int8_is_small_and_close(exported: Path, samples: FloatArray, run: Run, tmp_path: Path) -> None:
+def test_int8_is_small_and_close(
+    delicate: Build, export: Export, samples: FloatArray, run: Run, tmp_path: Path
+) -> None:
     source, target = tmp_path / "model.onnx", tmp_path / "int8.onnx"
-    torch.manual_seed(0)
-    export_onnx(Delicate(channels=256), source, in_channels=1, resolution=RESOLUTION)
+    export(delicate(channels=256), source)
     convert(source, target, "int8", calibration=samples)
     assert target.stat().st_size <= 0.35 * source.stat().st_size
     expected, found = run(source, samples), run(target, samples)
@@ -136,14 +136,15 @@ def test_int8_leaves_the_first_and_the_last_layer_and_what_is_asked_in_float(
     assert in_float(tmp_path / "kept.onnx") == 4
 
 
-def test_the_most_sensitive_layer_is_found(samples: FloatArray, run: Run, tmp_path: Path) -> None:
+def test_the_most_sensitive_layer_is_found(
+    delicate: Build, export: Export, samples: FloatArray, run: Run, tmp_path: Path
+) -> None:
     # One weight a hundred times the rest in each row leaves almost no levels for the others.
-    torch.manual_seed(0)
-    model = Delicate()
+    model = delicate()
     with torch.no_grad():
         model.expand.weight[:, 0] *= 300
     source = tmp_path / "model.onnx"
-    export_onnx(model, source, in_channels=1, resolution=RESOLUTION)
+    export(model, source)
     convert(source, tmp_path / "all.onnx", "int8", calibration=samples)
     convert(source, tmp_path / "mixed.onnx", "int8", calibration=samples, keep_float=1)
     expected = run(source, samples)
@@ -157,7 +158,9 @@ def test_bf16_is_the_same_file_for_an_engine_that_rounds(exported: Path, tmp_pat
     assert (tmp_path / "same.onnx").read_bytes() == exported.read_bytes()
 
 
-def test_bad_input_is_named(exported: Path, samples: FloatArray, tmp_path: Path) -> None:
+def test_bad_input_is_named(
+    delicate: Build, export: Export, exported: Path, samples: FloatArray, tmp_path: Path
+) -> None:
     target = tmp_path / "out.onnx"
     cases: list[tuple[dict[str, Any], str]] = [
         ({"precision": "int4"}, "int4"),
@@ -174,7 +177,7 @@ def test_bad_input_is_named(exported: Path, samples: FloatArray, tmp_path: Path)
     for source in ("broken.onnx", "missing.onnx"):
         with pytest.raises(ConfigError, match=source):
             convert(tmp_path / source, target, "fp16")
-    export_onnx(Delicate(8), tmp_path / "old.onnx", in_channels=1, resolution=RESOLUTION, opset=11)
+    export(delicate(8), tmp_path / "old.onnx", 11)
     with pytest.raises(ConfigError, match="opset 13"):
         convert(tmp_path / "old.onnx", target, "int8", calibration=samples)
     assert not target.exists()

@@ -222,6 +222,18 @@ def test_an_engine_that_the_agent_does_not_have(job: AgentJob) -> None:
         (Death(-6), "terminate called: std::bad_alloc", "out_of_memory", "deepsparse: out of memory while compiling"),
         (Death(-6), "assertion failed", "crashed", "deepsparse: SIGABRT while compiling"),
         (Death(3), "some\nlast words\n", "crashed", "deepsparse: exit code 3 while compiling: last words"),
+        (
+            Death(1),
+            "DeepSparse\nAssertion at src/x.cpp:3428\nBacktrace:\n 0# 0x7f\nPlease email a copy\n",
+            "crashed",
+            "deepsparse: exit code 1 while compiling: Assertion at src/x.cpp:3428",
+        ),
+        (
+            Death(1),
+            "Received signal: Segmentation fault (signal addr: 0)\nBacktrace:\n 0# 0x7f\n",
+            "crashed",
+            "deepsparse: SIGSEGV while compiling",
+        ),
         (Death(0), "", "lost", "deepsparse: ended while compiling without an answer"),
         (Death(None), "", "lost", "deepsparse: the link to the host was lost while compiling"),
     ],

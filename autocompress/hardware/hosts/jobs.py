@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import signal
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -13,6 +14,8 @@ from autocompress.hardware.records import Outcome
 AGENT_FILE = Path(__file__).resolve().parent.parent / "agent.py"
 """The file that runs on the host."""
 
+_FAULT = re.compile(r"\bassert|\bSIG[A-Z]{3,}\b|segmentation fault", re.IGNORECASE)
+_FAULT_SIGNALS = (signal.SIGSEGV, signal.SIGABRT, signal.SIGBUS, signal.SIGFPE, signal.SIGILL)
 _MEMORY_SIGNS = ("bad_alloc", "out of memory", "MemoryError", "Cannot allocate memory")
 
 
@@ -149,10 +152,20 @@ def _death(death: Death, phase: str, log: str) -> tuple[Outcome, str]:
         return "out_of_memory", f"out of memory while {phase}"
     if number:
         return "crashed", f"{_signal_name(number)} while {phase}"
-    last = next((line.strip() for line in reversed(log.split("\n")) if line.strip()), "")
     if code == 0:
         return "lost", f"ended while {phase} without an answer"
-    return "crashed", f"exit code {code} while {phase}" + (f": {last[:200]}" if last else "")
+    return "crashed", _caught_fault(code, phase, log)
+
+
+def _caught_fault(code: int, phase: str, log: str) -> str:
+    """What an engine said that catches its own faults and then exits by itself, as DeepSparse does."""
+    caught = next((each for each in _FAULT_SIGNALS if f"signal: {signal.strsignal(each)}" in log), None)
+    if caught is not None:
+        return f"{caught.name} while {phase}"
+    lines = [line.strip() for line in log.split("\n") if line.strip()]
+    # The line that counts stands before a long backtrace.
+    said = next((line for line in lines if _FAULT.search(line)), lines[-1] if lines else "")
+    return f"exit code {code} while {phase}" + (f": {said[:200]}" if said else "")
 
 
 def _signal_name(number: int) -> str:

@@ -19,7 +19,7 @@ from typing import Any
 
 from autocompress.hardware.hosts.jobs import AGENT_FILE, AgentJob, AgentReport, Death, read_report, waited_seconds
 
-_LOG_BYTES = 4096
+_LOG_BYTES = 2**15
 
 
 @dataclass(frozen=True)

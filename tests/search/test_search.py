@@ -1,0 +1,114 @@
+"""The command as a user types it: trained, measured, exported, confirmed; on the smallest phantoms."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from autocompress.bundles import load, verify_bundle
+from autocompress.data import open_dataset
+
+
+def run(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "autocompress", "search", "--runs", str(folder / "runs"), *arguments]
+    return subprocess.run(command, capture_output=True, text=True, cwd=folder, timeout=400, check=False)
+
+
+@pytest.fixture(scope="module")
+def space(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("space") / "small.yaml"
+    path.write_text("resolution: [32, 64]\nlevels: [1, 2]\nwidth: [0.125]\nprecision: [fp32, int8]\n")
+    return path
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory, space: Path) -> tuple[Path, dict[str, Any]]:
+    """A search that came to its end, and the last line that it printed."""
+    folder = tmp_path_factory.mktemp("search")
+    done = run(folder, *SMALL, "--space", str(space), "--trials", "4", "--json")
+    assert done.returncode == 0, done.stderr
+    return folder, json.loads(done.stdout.splitlines()[-1])
+
+
+SMALL = ("--data", "phantoms-tiny", "--target", "cpu-onnxruntime", "--trial-seconds", "4", "--study", "small")
+
+
+def test_last_line_is_the_result(finished: tuple[Path, dict[str, Any]]) -> None:
+    _, last = finished
+    assert last["event"] == "done" and last["study"] == "small"
+    assert sum(last["trials"].values()) == 4
+    assert set(last["seconds"]) == {"setup", "train", "measure", "evaluate", "export", "other"}
+    latencies = [member["latency_ms"]["p50"] for member in last["front"]]
+    assert latencies
+    for member in last["front"]:
+        assert set(member) >= {"trial", "config", "dice", "dice_test", "latency_ms", "measured", "parameters", "gmacs"}
+        assert member["measured"] is True and 0 <= member["dice"] <= 100 and 0 <= member["dice_test"] <= 100
+        assert Path(member["bundle"], "model.onnx").stat().st_size == member["size_bytes"]
+
+
+def test_members_of_the_front_are_bundles_that_verify_and_predict(finished: tuple[Path, dict[str, Any]]) -> None:
+    _, last = finished
+    volume = next(open_dataset("phantoms-tiny").volumes("test"))
+    for member in last["front"]:
+        report = verify_bundle(member["bundle"], remeasure=False)
+        assert report.ok, report.first_failure
+        labels = load(member["bundle"]).predict(volume.image[:, 0])
+        assert labels.shape == volume.label.shape and labels.max() <= 8
+
+
+def test_the_same_command_takes_up_what_is_there(finished: tuple[Path, dict[str, Any]], space: Path) -> None:
+    folder, last = finished
+    again = run(folder, *SMALL, "--space", str(space), "--trials", "4", "--json")
+    assert again.returncode == 0, again.stderr
+    repeated = json.loads(again.stdout.splitlines()[-1])
+    assert repeated["front"] == last["front"] and repeated["trials"] == last["trials"]
+
+
+def test_another_setting_under_the_same_name_is_refused(finished: tuple[Path, dict[str, Any]], space: Path) -> None:
+    folder, _ = finished
+    other = run(folder, *SMALL, "--space", str(space), "--trials", "4", "--seed", "5")
+    assert other.returncode == 2
+    assert other.stderr.count("\n") == 1 and "choose another --study name" in other.stderr
+
+
+def test_nothing_feasible_ends_with_the_nearest_miss(finished: tuple[Path, dict[str, Any]], space: Path) -> None:
+    folder, _ = finished
+    none = run(folder, *SMALL, "--space", str(space), "--trials", "4", "--min-dice", "99")
+    assert none.returncode == 3
+    assert "nearest miss is trial" in none.stdout and "relax to --min-dice" in none.stdout
+
+
+def test_the_report_of_the_study_is_one_file(finished: tuple[Path, dict[str, Any]]) -> None:
+    folder, _ = finished
+    command = [sys.executable, "-m", "autocompress", "report", str(folder / "runs" / "small")]
+    subprocess.run(command, check=True, cwd=folder, timeout=200, capture_output=True)
+    page = (folder / "runs" / "small" / "report.html").read_text()
+    assert "<script" in page and "gallbladder" in page
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (("--min-dice", "250"), "min_dice"),
+        (("--budget", "soon"), "budget.seconds"),
+        (("--trials", "0"), "budget.trials"),
+        (("--target", "abacus"), "unknown target 'abacus'"),
+        (("--data", "no-such-folder"), "data set not found"),
+        (("--workers", "0"), "workers"),
+        (("--sampler", "oracle"), "sampler.name"),
+        (("--study", "../escape"), "no such file"),
+        (("--study", ".."), "is no name"),
+        (("--runs", "/proc/nowhere"), "cannot create folder"),
+        (("--storage", "sqlite:////no/such/folder/x.db"), "does not exist"),
+    ],
+)
+def test_mistakes_are_one_line(tmp_path: Path, arguments: tuple[str, ...], expected: str) -> None:
+    done = run(tmp_path, "--data", "phantoms-tiny", "--target", "cpu-onnxruntime", *arguments)
+    assert done.returncode == 2
+    lines = [line for line in done.stderr.splitlines() if line.strip()]
+    assert len(lines) == 1 and expected in lines[0]
