@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from onnx import helper, numpy_helper
 
 from autocompress.compression.onnx_graph import drop_identities, load_graph
-from autocompress.compression.ranges import find_ranges
+from autocompress.compression.ranges import Observed, find_ranges
 from autocompress.data.dataset import FloatArray
 from autocompress.errors import ConfigError
 from autocompress.paths import write_bytes
@@ -65,12 +65,12 @@ class Plan:
     Attributes:
         source: the float32 model.
         nodes: chosen nodes by the name of what they compute, in the graph's order.
-        ranges: smallest and largest value of each tensor that is quantized.
+        ranges: what each tensor that is quantized holds.
     """
 
     source: Path
     nodes: tuple[str, ...]
-    ranges: dict[str, tuple[float, float]]
+    ranges: dict[str, Observed]
 
 
 def candidates(source: Path) -> tuple[str, ...]:
@@ -122,7 +122,7 @@ def write_int8(plan: Plan, target: Path, *, nodes: Collection[str] | None = None
     model = load_graph(plan.source)
     drop_identities(model.graph)
     chosen = set(plan.nodes if nodes is None else nodes)
-    _part_biases(model, chosen)
+    _part_biases(model.graph, chosen, plan.ranges)
     _Quantizer(model.graph, chosen, plan.ranges, Activations(symmetric)).rewrite()
     del model.graph.value_info[:]
     onnx.checker.check_model(model)
@@ -151,28 +151,30 @@ def _observed(graph: Any, chosen: Collection[str]) -> list[str]:
     return list(names)
 
 
-def _part_biases(model: Any, chosen: Collection[str]) -> None:
+def _part_biases(graph: Any, chosen: Collection[str], ranges: dict[str, Observed]) -> None:
     """Give the biases behind chosen matrix products a shape of three dimensions.
 
     ONNX Runtime merges a product and a bias of one dimension into a float Gemm *before* it looks for integers, and a
     two-level DAE-Former then runs 48 of its 56 products in float. A bias of shape 1 x 1 x N adds the same and is not
     merged.
     """
-    graph = onnx.shape_inference.infer_shapes(model).graph
-    ranks = {v.name: len(v.type.tensor_type.shape.dim) for v in (*graph.value_info, *graph.output)}
-    constants = {tensor.name: tensor for tensor in model.graph.initializer}
-    products = {n.output[0] for n in model.graph.node if n.op_type == "MatMul" and n.output[0] in chosen}
-    for node in model.graph.node:
+    constants = {tensor.name: tensor for tensor in graph.initializer}
+    products = {
+        node.output[0]
+        for node in graph.node
+        if node.op_type == "MatMul" and node.output[0] in chosen and ranges[node.input[0]].rank >= 3
+    }
+    for node in graph.node:
         if node.op_type != "Add":
             continue
         for position, name in enumerate(node.input):
-            other = node.input[1 - position]
-            if name in constants and other in products and ranks.get(other, 0) >= 3 and len(constants[name].dims) == 1:
-                values = np.asarray(numpy_helper.to_array(constants[name])).reshape(1, 1, -1)
-                node.input[position] = f"{name}_parted"
-                if node.input[position] not in constants:
-                    constants[node.input[position]] = numpy_helper.from_array(values, node.input[position])
-                    model.graph.initializer.append(constants[node.input[position]])
+            if node.input[1 - position] in products and name in constants and len(constants[name].dims) == 1:
+                new = f"{name}_1x1xN"
+                if new not in constants:
+                    values = np.asarray(numpy_helper.to_array(constants[name])).reshape(1, 1, -1)
+                    constants[new] = numpy_helper.from_array(values, new)
+                    graph.initializer.append(constants[new])
+                node.input[position] = new
 
 
 class _Quantizer:
@@ -182,14 +184,14 @@ class _Quantizer:
         self,
         graph: Any,
         chosen: Collection[str],
-        ranges: dict[str, tuple[float, float]],
+        ranges: dict[str, Observed],
         activations: Activations,
     ) -> None:
         self.graph = graph
         self.constants = {tensor.name: tensor for tensor in graph.initializer}
         self.chosen = chosen
         self.activations = activations
-        self.scales = {name: activations.scale_and_zero(*bounds) for name, bounds in ranges.items()}
+        self.scales = {name: activations.scale_and_zero(seen.low, seen.high) for name, seen in ranges.items()}
         self.new: dict[str, Any] = {}
         self.nodes: list[Any] = []
         self.done: dict[str, str] = {}
@@ -225,7 +227,8 @@ class _Quantizer:
         node.input[0] = self.done[source]
         axis = _channel_axis(node)
         node.input[1], scales = self._weight(node.input[1], axis)
-        if len(node.input) > 2 and node.input[2] in self.constants:
+        # TensorRT takes biases in float only.
+        if len(node.input) > 2 and node.input[2] in self.constants and not self.activations.symmetric:
             node.input[2] = self._bias(node.input[2], node.output[0], self.scales[source][0] * scales)
 
     def _pair(self, source: str, target: str, scale_and_zero: tuple[np.float32, Any]) -> None:

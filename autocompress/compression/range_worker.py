@@ -1,6 +1,6 @@
 """Runs models on samples in a process of its own; started as a script by `ranges`, it imports nothing of the package.
 
-``ranges FOLDER THREADS TENSOR...`` prints the mean range of each tensor of FOLDER/model.onnx over FOLDER/samples.npy.
+``ranges FOLDER THREADS TENSOR...`` prints the mean range and the rank of each tensor of FOLDER/model.onnx over FOLDER/samples.npy.
 ``errors FOLDER THREADS MODEL...`` prints how far the output of each model is from that of FOLDER/model.onnx.
 """
 
@@ -16,8 +16,8 @@ import numpy as np
 import onnxruntime
 
 
-def ranges(folder: Path, threads: int, tensors: Sequence[str]) -> dict[str, tuple[float, float]]:
-    """Mean over the samples of each tensor's smallest and largest value."""
+def ranges(folder: Path, threads: int, tensors: Sequence[str]) -> dict[str, tuple[float, float, int]]:
+    """Mean over the samples of each tensor's smallest and largest value, and its number of dimensions."""
     session, samples = _session(folder / "model.onnx", threads), _samples(folder)
     source = session.get_inputs()[0].name
     wanted = [name for name in tensors if name != source]
@@ -28,8 +28,9 @@ def ranges(folder: Path, threads: int, tensors: Sequence[str]) -> dict[str, tupl
         values[source] = sample
         lows[row] = [values[name].min() for name in tensors]
         highs[row] = [values[name].max() for name in tensors]
-    means = zip(lows.mean(axis=0).tolist(), highs.mean(axis=0).tolist(), strict=True)
-    return dict(zip(tensors, means, strict=True))
+    ranks = [values[name].ndim for name in tensors]
+    found = zip(lows.mean(axis=0).tolist(), highs.mean(axis=0).tolist(), ranks, strict=True)
+    return dict(zip(tensors, found, strict=True))
 
 
 def errors(folder: Path, threads: int, models: Sequence[str]) -> dict[str, float]:

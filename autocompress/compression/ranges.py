@@ -10,6 +10,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -20,14 +21,29 @@ from autocompress.compression.onnx_graph import load_graph
 from autocompress.data.dataset import FloatArray
 from autocompress.errors import ConfigError
 
+
+@dataclass(frozen=True)
+class Observed:
+    """What a tensor held.
+
+    Attributes:
+        low, high: its smallest and its largest value, each averaged over the samples.
+        rank: its number of dimensions.
+    """
+
+    low: float
+    high: float
+    rank: int
+
+
 TIMEOUT_S = 900.0
 _WORKER = Path(__file__).with_name("range_worker.py")
 
 
 def find_ranges(
     source: Path, tensors: Sequence[str], samples: FloatArray, *, threads: int | None = None
-) -> dict[str, tuple[float, float]]:
-    """The smallest and the largest value of each tensor, averaged over the samples.
+) -> dict[str, Observed]:
+    """The range of each tensor.
 
     The mean of the samples' extremes is less at the mercy of one outlier than the extreme of all, and costs no
     histogram; NNCF does the same.
@@ -49,7 +65,7 @@ def find_ranges(
         onnx.save(model, str(folder / "model.onnx"))
         np.save(folder / "samples.npy", samples, allow_pickle=False)
         answer = _run("ranges", folder, tensors, source=source, threads=threads)
-    return {tensor: (float(low), float(high)) for tensor, (low, high) in answer.items()}
+    return {tensor: Observed(float(low), float(high), int(rank)) for tensor, (low, high, rank) in answer.items()}
 
 
 def find_errors(folder: Path, models: Sequence[str], *, source: Path, threads: int | None = None) -> dict[str, float]:

@@ -69,6 +69,7 @@ def atomic_file(path: Path, *, durable: bool = True) -> Iterator[IO[bytes]]:
 
 def cache_error(path: Path, error: OSError) -> DataError:
     """One line for a cache that cannot be written."""
-    if error.errno == errno.ENOSPC:
+    text = " ".join(str(error.strerror or error).split())
+    if error.errno == errno.ENOSPC or "No space left" in text:  # HDF5 gives the text without the number
         return DataError(f"the disk is full, cannot write {path}; free some space or set AUTOCOMPRESS_CACHE")
-    return DataError(f"cannot write {path}: {error.strerror or error}; set AUTOCOMPRESS_CACHE to another folder")
+    return DataError(f"cannot write {path}: {text}; set AUTOCOMPRESS_CACHE to another folder")

@@ -5,6 +5,7 @@ The bodies come from `anatomy`; this module names the variants, and makes each o
 
 from __future__ import annotations
 
+import io
 import os
 import shutil
 import tempfile
@@ -119,8 +120,11 @@ def _save_slices(folder: Path, case: str, patient: Phantom) -> list[str]:
     names = [f"{case}_slice{index:03d}" for index in range(len(patient.image))]
     spacing = np.array(patient.spacing, dtype=np.float32)
     for name, image, label in zip(names, patient.image, patient.label, strict=True):
+        # In memory first: a zip file that cannot be finished on a full disk complains once more when it is dropped.
+        buffer = io.BytesIO()
+        np.savez_compressed(buffer, image=image, label=label, spacing=spacing)
         with atomic_file(folder / f"{name}.npz", durable=False) as stream:
-            np.savez_compressed(stream, image=image, label=label, spacing=spacing)
+            stream.write(buffer.getbuffer())
     return names
 
 

@@ -3,8 +3,9 @@
 Maps are B x H x W x C. A convolution sees the same memory as a channels-last B x C x H x W tensor and a linear
 layer as a row of tokens, so that no block has to copy its input into another layout.
 
-Softmaxes, L2 norms and LayerNorm are computed in float32 whatever autocast does: in bfloat16 the sums over
-thousands of tokens lose the small weights, and training with them ends at a Dice of zero.
+Softmaxes and L2 norms are computed in float32 whatever autocast does: in bfloat16 the sums over thousands of tokens
+lose the small weights, and training with them ends at a Dice of zero. LayerNorm needs no care: autocast leaves its
+parameters in float32, and PyTorch accumulates its statistics in float32 for any type of input.
 """
 
 from __future__ import annotations
@@ -20,17 +21,6 @@ from autocompress.config import Grouping
 HEADS = 8
 EXPANSION = 4
 _NORM_FLOOR = 1e-6
-
-
-class LayerNorm(nn.LayerNorm):
-    """LayerNorm over the last dimension with float32 parameters and statistics, also under autocast.
-
-    The result has the type of the input.
-    """
-
-    def forward(self, input: Tensor) -> Tensor:
-        with torch.autocast(input.device.type, enabled=False):
-            return F.layer_norm(input, self.normalized_shape, self.weight, self.bias, self.eps)
 
 
 def as_map(image: Tensor) -> Tensor:
@@ -110,7 +100,7 @@ class MixFFN(nn.Module):
         self.expand = nn.Linear(channels, hidden)
         groups = hidden if grouping == "depthwise" else 1
         self.conv = nn.Conv2d(hidden, hidden, 3, padding=1, groups=groups)
-        self.norm = LayerNorm(hidden)
+        self.norm = nn.LayerNorm(hidden)
         self.reduce = nn.Linear(hidden, channels)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -124,13 +114,13 @@ class DualBlock(nn.Module):
 
     def __init__(self, channels: int, hidden: int, grouping: Grouping) -> None:
         super().__init__()
-        self.norm1 = LayerNorm(channels)
+        self.norm1 = nn.LayerNorm(channels)
         self.attention = EfficientAttention(channels)
-        self.norm2 = LayerNorm(channels)
+        self.norm2 = nn.LayerNorm(channels)
         self.ffn1 = MixFFN(channels, hidden, grouping)
-        self.norm3 = LayerNorm(channels)
+        self.norm3 = nn.LayerNorm(channels)
         self.channel_attention = ChannelAttention(channels)
-        self.norm4 = LayerNorm(channels)
+        self.norm4 = nn.LayerNorm(channels)
         self.ffn2 = MixFFN(channels, hidden, grouping)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -147,9 +137,9 @@ class EncoderStage(nn.Module):
         super().__init__()
         kernel, stride = (7, 4) if first else (3, 2)
         self.embed = nn.Conv2d(in_channels, channels, kernel, stride=stride, padding=kernel // 2)
-        self.embed_norm = LayerNorm(channels)
+        self.embed_norm = nn.LayerNorm(channels)
         self.blocks = nn.ModuleList(DualBlock(channels, hidden, grouping) for _ in range(2))
-        self.norm = LayerNorm(channels)
+        self.norm = nn.LayerNorm(channels)
 
     def forward(self, image: Tensor) -> Tensor:
         """B x in_channels x H x W to B x H / stride x W / stride x channels."""
@@ -164,9 +154,9 @@ class CrossAttention(nn.Module):
 
     def __init__(self, channels: int) -> None:
         super().__init__()
-        self.norm = LayerNorm(channels)
+        self.norm = nn.LayerNorm(channels)
         self.project = nn.Linear(channels, 2 * channels)
-        self.project_norm = LayerNorm(2 * channels)
+        self.project_norm = nn.LayerNorm(2 * channels)
 
     def forward(self, x: Tensor, skip: Tensor) -> Tensor:
         values, keys = self.norm(x).flatten(1, 2), self.norm(skip).flatten(1, 2)
@@ -181,7 +171,7 @@ class DecoderStage(nn.Module):
         super().__init__()
         self.entry = nn.Linear(previous, channels)
         self.cross = CrossAttention(channels)
-        self.norm = LayerNorm(2 * channels)
+        self.norm = nn.LayerNorm(2 * channels)
         self.ffn = MixFFN(2 * channels, hidden, grouping)
         self.merge = nn.Linear(2 * channels, channels)
         self.blocks = nn.ModuleList(DualBlock(channels, hidden, grouping) for _ in range(2))
@@ -203,7 +193,7 @@ class PatchExpand(nn.Module):
         super().__init__()
         self.factor = factor
         self.expand = nn.Linear(channels, factor**2 * out_channels, bias=False)
-        self.norm = LayerNorm(out_channels)
+        self.norm = nn.LayerNorm(out_channels)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.norm(shuffle(self.expand(x), self.factor))

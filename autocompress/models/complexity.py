@@ -29,7 +29,7 @@ class Complexity:
 
 
 def complexity(model: nn.Module, in_channels: int, resolution: int) -> Complexity:
-    """Count one forward pass of one image.
+    """Count one forward pass of one image, which is really computed.
 
     The model keeps its training mode and its device. Do not run other networks in other threads meanwhile: their
     operations would be counted too.
@@ -42,9 +42,9 @@ def complexity(model: nn.Module, in_channels: int, resolution: int) -> Complexit
     Raises:
         RuntimeError: the network cannot process such an input.
     """
-    was_training = model.training
+    modes = [(module, module.training) for module in model.modules()]
     output = io.StringIO()
-    with _counting, torch.no_grad(), contextlib.redirect_stdout(output):
+    with _counting, torch.no_grad(), contextlib.redirect_stdout(output), contextlib.redirect_stderr(output):
         try:
             macs, parameters = get_model_complexity_info(
                 model,
@@ -55,7 +55,9 @@ def complexity(model: nn.Module, in_channels: int, resolution: int) -> Complexit
                 backend="pytorch",
             )
         finally:
-            model.train(was_training)
+            for module, mode in modes:
+                module.training = mode
     if macs is None or parameters is None:
-        raise RuntimeError(f"ptflops could not count the network: {output.getvalue().strip()[:500]}")
+        lines = output.getvalue().strip().splitlines()
+        raise RuntimeError(f"ptflops could not count the network: {lines[-1] if lines else 'no reason given'}")
     return Complexity(int(parameters), macs / 1e9)

@@ -24,7 +24,8 @@ class Shape:
     """What a configuration means for DAE-Former.
 
     Attributes:
-        channels: of each level, from the outermost; multiples of 8, as channel attention has 8 heads.
+        channels: of each level, from the outermost; multiples of 8, as channel attention has 8 heads, and at least
+            16: a head of one channel has nothing to attend to, and its weights would never learn.
         hidden: of the MixFFNs of each level.
         grouping: of the 3x3 convolution in the MixFFNs.
     """
@@ -36,7 +37,9 @@ class Shape:
     @classmethod
     def of(cls, config: CompressionConfig) -> Shape:
         """The shape that a configuration asks for; ``channel`` pruning shortens the hidden layers."""
-        channels = tuple(_multiple_of_8(c * config.width) for c in PUBLISHED_CHANNELS[: config.levels])
+        channels = tuple(
+            max(2 * blocks.HEADS, _multiple_of_8(c * config.width)) for c in PUBLISHED_CHANNELS[: config.levels]
+        )
         kept = 1 - config.prune_ratio if config.prune_pattern == "channel" else 1.0
         hidden = tuple(_multiple_of_8(kept * blocks.EXPANSION * c) for c in channels)
         return cls(channels, hidden, config.grouping)

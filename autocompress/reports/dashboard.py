@@ -51,7 +51,13 @@ def study_figure(study: optuna.Study) -> Figure:
 def view_figure(view: StudyView) -> Figure:
     """The figure of the report, on white: optuna-dashboard may be dark, and tells its figures nothing of that."""
     figure = front_figure(view)
-    figure.update_layout(paper_bgcolor="white", plot_bgcolor="white", title=f"Front of {view.name}", margin={"t": 90})
+    figure.update_layout(
+        paper_bgcolor="white",
+        plot_bgcolor="white",
+        title=f"Front of {view.name}",
+        margin={"t": 90},
+        legend={"y": -0.4},  # its place there is small
+    )
     return figure
 
 
@@ -64,7 +70,8 @@ def study_note(view: StudyView) -> str:
         f"Data: {view.dataset}. Model family: {view.family}. Constraints: {text.constraints(view)}.",
         *(["", "**Latencies of the front are predicted, not measured.**"] if view.predicted else []),
         "",
-        "The front under *Best trials* ignores constraints; the figure in the *Analytics* tab respects them.",
+        "*Pareto Front* and *Best Trials* of optuna-dashboard ignore constraints; the figure *Front of ...* below them "
+        "respects them.",
         "",
         NOTE_MARK,
     ]

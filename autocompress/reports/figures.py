@@ -108,7 +108,7 @@ def front_figure(view: StudyView) -> Figure:
         paper_bgcolor="rgba(0,0,0,0)",
         plot_bgcolor="rgba(0,0,0,0)",
         margin={"l": 64, "r": 16, "t": 36, "b": 56},
-        legend={"orientation": "h", "yanchor": "top", "y": -0.16, "x": 0},
+        legend={"orientation": "h", "yanchor": "top", "y": -0.2, "x": 0},
         hovermode="closest",
         font={"family": "system-ui, sans-serif", "size": 13},
     )

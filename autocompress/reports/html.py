@@ -378,7 +378,8 @@ th, td { padding: .4rem .6rem; border-bottom: 1px solid var(--line); text-align:
 thead th { color: var(--soft); font-weight: 600; position: sticky; top: 0; background: var(--card) }
 tbody th { font-weight: 600 }
 .word { text-align: left } td.word:last-child { white-space: normal; overflow-wrap: anywhere; min-width: 12rem }
-#members td.word { white-space: normal; min-width: 8rem; overflow-wrap: anywhere }
+#members th, #members td { padding: .4rem .45rem }
+#members td.word { white-space: normal; min-width: 7rem; overflow-wrap: anywhere }
 .share { background: linear-gradient(to right, var(--bar) var(--share), transparent var(--share)) }
 .panels { display: grid; grid-template-columns: repeat(auto-fit, minmax(9rem, 1fr)); gap: .75rem; max-width: 68rem }
 .panels img { width: 100%; display: block; border-radius: .3rem; image-rendering: auto; background: #000 }

@@ -11,7 +11,6 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import optuna
 import pytest
 
 from autocompress.cli import main
@@ -81,15 +80,6 @@ def test_any_database_is_shown_with_its_constraints(start: Start, study: Path) -
     assert list(figure["data"][0]["x"]) == [25.0]
     assert list(figure["data"][-1]["x"]) == [0.8]
     assert figure["layout"]["xaxis"]["title"]["text"] == "latency p50 (ms)"
-
-
-def test_a_note_that_people_wrote_is_kept(start: Start, study: Path) -> None:
-    from optuna_dashboard import get_note, save_note
-
-    stored = optuna.load_study(study_name="heart", storage=f"sqlite:///{study / 'study.db'}")
-    save_note(stored, "mine")
-    start(study)
-    assert get_note(optuna.load_study(study_name="heart", storage=f"sqlite:///{study / 'study.db'}")) == "mine"
 
 
 def test_what_cannot_work_is_one_line(study: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -160,7 +160,7 @@ def test_an_interrupt_leaves_nothing_running(job: AgentJob, monkeypatch: pytest.
     assert agents() == []
 
 
-def test_the_agent_does_not_outlive_a_killed_parent(job: AgentJob) -> None:
+def test_the_agent_does_not_outlive_a_killed_parent(job: AgentJob, tmp_path: Path) -> None:
     code = """
 import json, sys
 from pathlib import Path
@@ -171,7 +171,8 @@ LocalHost().run(AgentJob(request, {name: Path(path) for name, path in inputs.ite
     import json
 
     plain = json.dumps([endless(job).request, {name: str(path) for name, path in job.inputs.items()}])
-    environment = {**os.environ, "PYTHONPATH": str(REPOSITORY)}
+    # A process that is killed leaves its temporary folder behind.
+    environment = {**os.environ, "PYTHONPATH": str(REPOSITORY), "TMPDIR": str(tmp_path)}
     with subprocess.Popen([sys.executable, "-c", code, plain], env=environment) as parent:
         children = Path(f"/proc/{parent.pid}/task/{parent.pid}/children")
         deadline = time.monotonic() + 60

@@ -13,7 +13,7 @@ from autocompress.models.complexity import complexity
 
 
 @pytest.fixture(autouse=True)
-def _one_thread() -> None:
+def _same_weights_each_time() -> None:
     torch.manual_seed(0)
 
 
@@ -26,14 +26,15 @@ def _one_thread() -> None:
         (128, 2, "depthwise", 3.78, 7.84e6),
         (64, 2, "depthwise", 0.94, 7.84e6),
         (128, 3, "depthwise", 6.55, 29.69e6),
-        (64, 3, "depthwise", 1.64, 29.69e6),
     ],
 )
 def test_counts_of_the_published_network(
     resolution: int, levels: int, grouping: str, gmacs: float, parameters: float
 ) -> None:
     config = CompressionConfig(resolution, levels, grouping=grouping)  # type: ignore[arg-type]
-    counted = complexity(build("dae-former", config, in_channels=1, num_classes=9), 1, resolution)
+    with torch.device("meta"):  # no time for random weights
+        model = build("dae-former", config, in_channels=1, num_classes=9)
+    counted = complexity(model.to_empty(device="cpu"), 1, resolution)
     assert counted.gmacs == pytest.approx(gmacs, rel=0.01)
     assert counted.parameters == pytest.approx(parameters, rel=0.005)
 
@@ -41,7 +42,7 @@ def test_counts_of_the_published_network(
 CONFIGS = [
     CompressionConfig(resolution, levels, width, grouping, ratio, "channel" if ratio else "none")  # type: ignore[arg-type]
     for (resolution, levels), width, grouping, ratio in itertools.product(
-        [(32, 1), (32, 2), (32, 3), (64, 2), (48, 3)], [0.05, 0.25], ["depthwise", "dense"], [0.0, 0.5]
+        [(32, 1), (32, 2), (32, 3), (48, 2)], [0.05, 0.2], ["depthwise", "dense"], [0.0, 0.5]
     )
 ]
 
@@ -108,13 +109,15 @@ def test_autocast_stays_close_to_float32() -> None:
     assert (exact.argmax(1) == rounded.argmax(1)).float().mean() > 0.95
 
 
-def test_layer_norm_under_autocast_has_float32_statistics() -> None:
-    # Nearly equal values on a large offset: statistics in bfloat16 would lose them altogether.
-    norm = blocks.LayerNorm(64)
+def test_layer_norm_of_bfloat16_has_float32_statistics() -> None:
+    # Nearly equal values on a large offset: sums in bfloat16 would lose their differences altogether.
     x = 200.0 + torch.randint(0, 3, (4, 64)).float()
+    model = build("dae-former", CompressionConfig(32, 1, 0.5), in_channels=1, num_classes=2)
+    norm = model.encoder[0].norm
     with torch.autocast("cpu", torch.bfloat16):
-        result = norm(x)
-    torch.testing.assert_close(result, F.layer_norm(x, (64,)))
+        result = norm(x.bfloat16())
+    expected = F.layer_norm(x.bfloat16().float(), (64,))
+    assert (result.float() - expected).abs().max() < 0.01 * expected.abs().max()
 
 
 def test_efficient_attention_by_definition() -> None:
@@ -142,6 +145,15 @@ def test_channel_attention_by_definition() -> None:
         heads.append(scores.softmax(1) @ v.t())
     expected = torch.cat(heads).t() @ attention.project.weight.t() + attention.project.bias
     torch.testing.assert_close(attention(x).view(9, 16), expected)
+
+
+def test_channels_are_multiples_of_the_heads_and_no_head_is_a_single_channel() -> None:
+    def channels(width: float) -> list[int]:
+        model = build("dae-former", CompressionConfig(32, 3, width), in_channels=1, num_classes=2)
+        return [stage.embed.out_channels for stage in model.encoder]
+
+    assert channels(0.25) == [32, 80, 128]
+    assert channels(0.02) == [16, 16, 16]
 
 
 def test_shuffle_places_rows_before_columns() -> None:
