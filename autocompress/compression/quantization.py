@@ -1,7 +1,7 @@
 """INT8 models (step D) after training: QuantizeLinear and DequantizeLinear around convolutions and matrix products.
 
-The file states each scale, and every engine that knows this form (ONNX Runtime, OpenVINO, TensorRT, DeepSparse) runs
-the operator between in integers. Weights are int8, symmetric, one scale a channel: zero stays zero, so pruned ones
+The file states each scale, and every engine that knows this form (ONNX Runtime, OpenVINO, TensorRT) runs the operator
+between in integers. Weights are int8, symmetric, one scale a channel: zero stays zero, so pruned ones
 stay pruned. Activations have one scale a tensor.
 
 In float32 stay, because they cost more accuracy than they save time: the first layer (it sees the image) and the last

@@ -6,7 +6,7 @@ import shutil
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from autocompress.errors import UserError
 from autocompress.paths import write_json
@@ -26,6 +26,7 @@ from autocompress.search.variants import Variant, Variants
 if TYPE_CHECKING:
     from autocompress.bundles import ModelFile
     from autocompress.data.dataset import Dataset, FloatArray
+    from autocompress.hardware.targets import Target
     from autocompress.hardware.turnstile import Turnstile
 
 DEPLOYABLE_TARGET = "cpu-onnxruntime"
@@ -83,6 +84,8 @@ def confirm_member(values: Mapping[str, Any]) -> None:
                 hd95=True,
                 turnstile=turnstile,
             )
+    # Layouts that do not tell the spacing have ones.
+    unit: Literal["mm", "voxels"] = "voxels" if next(dataset.volumes("validation")).spacing == (1.0, 1.0, 1.0) else "mm"
     sample = variants.sample(config.resolution, count=2)
 
     output = next(
@@ -116,6 +119,7 @@ def confirm_member(values: Mapping[str, Any]) -> None:
                 cases_test=None if report is None else len(report.cases),
                 hd95=None if report is None else report.hd95_mean,
                 hd95_per_class={} if report is None else report.hd95_per_class,
+                hd95_unit=unit,
                 rule=DICE_RULE,
             ),
             complexity=Complexity(
@@ -131,7 +135,7 @@ def confirm_member(values: Mapping[str, Any]) -> None:
             recipe=recipe,
             replace=True,
         )
-        _check(bundle)
+        _check(bundle, None if engine.name in EVALUATION_ONLY else variants.target)
     latency = measurement.latency
     member = FrontMember(
         trial=request.number,
@@ -153,6 +157,7 @@ def confirm_member(values: Mapping[str, Any]) -> None:
             "per_class_test": {} if report is None else report.per_class,
             "hd95": None if report is None else report.hd95_mean,
             "hd95_per_class": {} if report is None else report.hd95_per_class,
+            "hd95_unit": unit,
             "seconds": clock.seconds(),
         },
     )
@@ -188,11 +193,11 @@ def _deployable(request: TrialRequest, dataset: Dataset, turnstile: Turnstile, s
     return ModelFile(variant.path, variant.measurements, output)
 
 
-def _check(bundle: Path) -> None:
+def _check(bundle: Path, target: Target | None) -> None:
     """A bundle that does not verify does not leave."""
     from autocompress.bundles import verify_bundle
 
-    report = verify_bundle(bundle, remeasure=False)
+    report = verify_bundle(bundle, remeasure=False, target=target)
     failure = report.first_failure
     if failure is not None:
         shutil.rmtree(bundle)

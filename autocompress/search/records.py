@@ -17,6 +17,7 @@ RESULT_FILE = "result.json"
 CONFIRM_FILE = "confirmed.json"
 FRONT_FILE = "front.json"
 RECIPE_FILE = "recipe.yaml"
+BUNDLES = "bundles"
 MODEL_FILE = "model.onnx"
 WEIGHTS_FILE = "weights.safetensors"
 

@@ -23,7 +23,7 @@ from autocompress.search.ledger import Ledger
 from autocompress.search.outcome import FrontMember, SearchOutcome, nearest_miss
 from autocompress.search.parent import Parent, parent_candidates, parent_folder, train_parent
 from autocompress.search.plan import SearchPlan
-from autocompress.search.records import CONFIRM_FILE, FRONT_FILE, TrialRequest, TrialResult
+from autocompress.search.records import BUNDLES, CONFIRM_FILE, FRONT_FILE, TrialRequest, TrialResult
 from autocompress.search.resolve import OPTIONS, overrides_of, resolve
 from autocompress.search.samplers import make_sampler
 from autocompress.search.space import ConfigSpace
@@ -294,17 +294,22 @@ class _Session:
         self._remove_stale_bundles({member.bundle for member in members})
         return members
 
+    def _member(self, result: TrialResult) -> FrontMember:
+        values = read_json(self._trial_folder(result) / CONFIRM_FILE)["member"]
+        # The study's folder may have been moved since.
+        return FrontMember.from_dict({**values, "bundle": self.plan.folder / BUNDLES / Path(values["bundle"]).name})
+
     def _confirm_request(self, result: TrialResult) -> Mapping[str, Any]:
         return {
             "trial": self._request(result.number, result.config),
             "study": self.plan.name,
             "seed": self.plan.seed,
-            "bundles": str(self.plan.folder / "bundles"),
+            "bundles": str(self.plan.folder / BUNDLES),
         }
 
     def _remove_stale_bundles(self, kept: set[Path]) -> None:
         """A study that went on may have pushed earlier members out of its front."""
-        folder = self.plan.folder / "bundles"
+        folder = self.plan.folder / BUNDLES
         for path in folder.iterdir() if folder.is_dir() else ():
             if path not in kept and path.is_dir() and not path.is_symlink():
                 shutil.rmtree(path)

@@ -10,7 +10,7 @@ from autocompress.paths import read_json
 from autocompress.reports.records import StudyView, TrialView
 from autocompress.search.ledger import STATE_FILE
 from autocompress.search.plan import PLAN_FILE
-from autocompress.search.records import CONFIRM_FILE, FRONT_FILE, TrialResult
+from autocompress.search.records import BUNDLES, CONFIRM_FILE, FRONT_FILE, TrialResult
 
 
 def find_study(study: str, out: Path) -> Path:
@@ -50,11 +50,13 @@ def _view(folder: Path, plan: dict[str, Any]) -> StudyView:
     front = read_json(folder / FRONT_FILE) if (folder / FRONT_FILE).exists() else {"front": []}
     state = read_json(folder / STATE_FILE) if (folder / STATE_FILE).exists() else {"seconds": {}}
     trials = []
+    hd95_unit = "mm"
     for path in sorted((folder / "trials").glob("[0-9]*")):
         result = TrialResult.load(path)
         if result is not None:
             confirmed = read_json(path / CONFIRM_FILE) if (path / CONFIRM_FILE).exists() else None
-            trials.append(_trial(folder, result, confirmed))
+            trials.append(_trial(result, confirmed))
+            hd95_unit = hd95_unit if confirmed is None else confirmed["hd95_unit"]
     return StudyView(
         name=plan["name"],
         folder=str(folder),
@@ -73,10 +75,11 @@ def _view(folder: Path, plan: dict[str, Any]) -> StudyView:
         packages=plan["packages"],
         machine=plan["machine"],
         notes=tuple(plan["notes"]),
+        hd95_unit=hd95_unit,
     )
 
 
-def _trial(folder: Path, result: TrialResult, confirmed: dict[str, Any] | None) -> TrialView:
+def _trial(result: TrialResult, confirmed: dict[str, Any] | None) -> TrialView:
     measurement = result.measurement
     values: dict[str, Any] = {
         "number": result.number,
@@ -108,7 +111,7 @@ def _trial(folder: Path, result: TrialResult, confirmed: dict[str, Any] | None) 
         values |= {
             "dice_test": member["dice_test"],
             "latency_ms": member["latency_ms"],
-            "bundle": str(Path(member["bundle"]).relative_to(folder.absolute())),
+            "bundle": f"{BUNDLES}/{Path(member['bundle']).name}",  # wherever the folder was moved to
             "per_class_test": confirmed["per_class_test"],
             "hd95": confirmed["hd95"],
             "hd95_per_class": confirmed["hd95_per_class"],

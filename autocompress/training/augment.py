@@ -7,12 +7,15 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
+
+Outside = Literal["zeros", "border"]
 
 
 @dataclass(frozen=True)
@@ -57,10 +60,18 @@ def draw_geometry(rng: np.random.Generator, batch: int, settings: Augmentation) 
     return torch.from_numpy(matrices)
 
 
-def warp(maps: Tensor, matrices: Tensor, *, nearest: bool = False) -> Tensor:
-    """Resample maps B x C x H x W by `draw_geometry`'s matrices; what comes from outside is 0."""
+def warp(maps: Tensor, matrices: Tensor, *, nearest: bool = False, outside: Outside = "zeros") -> Tensor:
+    """Resample maps B x C x H x W by `draw_geometry`'s matrices.
+
+    Args:
+        maps: float32.
+        matrices: B x 2 x 3.
+        nearest: take the nearest value instead of mixing four.
+        outside: ``zeros``, or ``border`` for logits: there a zero for every class would teach that nothing is known.
+    """
     grid = F.affine_grid(matrices, list(maps.shape), align_corners=False)
-    return F.grid_sample(maps, grid, mode="nearest" if nearest else "bilinear", align_corners=False)
+    mode = "nearest" if nearest else "bilinear"
+    return F.grid_sample(maps, grid, mode=mode, padding_mode=outside, align_corners=False)
 
 
 def warp_labels(labels: Tensor, matrices: Tensor) -> Tensor:

@@ -7,14 +7,16 @@ from torch import Tensor
 from torch.nn import functional as F
 
 
-def segmentation_loss(logits: Tensor, labels: Tensor, dice_weight: float = 1.0) -> Tensor:
-    """Cross-entropy plus ``dice_weight`` times the Dice loss.
+def segmentation_loss(
+    logits: Tensor, labels: Tensor, dice_weight: float = 1.0, cross_entropy_weight: float = 1.0
+) -> Tensor:
+    """Cross-entropy plus Dice loss, each with its weight.
 
     Args:
         logits: B x classes x H x W, of any floating type.
         labels: B x H' x W', integers. Where H' x W' differs from H x W the logits are resized bilinearly first, as
             evaluation does: a network with a small output is then judged by the edges that it will really draw.
-        dice_weight: at least 0.
+        dice_weight, cross_entropy_weight: at least 0.
 
     Returns:
         A float32 scalar.
@@ -22,7 +24,7 @@ def segmentation_loss(logits: Tensor, labels: Tensor, dice_weight: float = 1.0) 
     logits = at_size(logits.float(), labels.shape[-2:])
     target = labels.long()
     log_probabilities = F.log_softmax(logits, dim=1)
-    loss = F.nll_loss(log_probabilities, target)
+    loss = cross_entropy_weight * F.nll_loss(log_probabilities, target)
     if dice_weight > 0:
         loss = loss + dice_weight * dice_loss(log_probabilities.exp(), target)
     return loss

@@ -205,10 +205,10 @@ class _Run:
         images, labels, soft = self._load(chosen)
         with compute.autocast(self.device, self.bf16):
             logits = self.model(images)
-        loss = segmentation_loss(logits, labels, self.settings.dice_weight)
+        share = 0.0 if soft is None else self.settings.distill_weight
+        loss = segmentation_loss(logits, labels, self.settings.dice_weight, 1 - share)
         if soft is not None:
-            share = self.settings.distill_weight
-            loss = (1 - share) * loss + share * distillation_loss(logits, soft, self.settings.temperature)
+            loss = loss + share * distillation_loss(logits, soft, self.settings.temperature)
         value = float(loss.detach())  # waits for the GPU, so that a step has ended when the room is left
         if not math.isfinite(value):
             return value
@@ -231,7 +231,7 @@ class _Run:
         matrices = augment.draw_geometry(self.rng, len(chosen), self.augmentation).to(self.device)
         images = augment.change_intensity(augment.warp(images, matrices), self.rng, self.augmentation)
         labels = augment.warp_labels(labels, matrices)
-        return images, labels, None if soft is None else augment.warp(soft, matrices)
+        return images, labels, None if soft is None else augment.warp(soft, matrices, outside="border")
 
     def _batches(self) -> Iterator[NDArray[np.int64]]:
         """Indices of the slices of each step: every slice once an epoch, in a new order."""
