@@ -45,5 +45,5 @@ class StorageError(UserError):
     """A study database that cannot be opened: other version, locked by another driver, unreachable."""
 
 
-class NothingFeasible(UserError):
+class NothingFeasibleError(UserError):
     """A search that found no model within its constraints; the text tells the nearest miss."""

@@ -6,8 +6,9 @@ import contextlib
 import io
 import logging
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from types import MappingProxyType
 
 import torch
 from torch import nn
@@ -18,6 +19,17 @@ from autocompress.paths import write_bytes
 
 INPUT_NAME = "input"
 OUTPUT_NAME = "logits"
+# The form in which each engine ran DAE-Former fastest (benchmarks/export_form.py). OpenVINO 2026.4 crashes when it
+# compiles ``tokens``; DeepSparse 1.8 fails on ``plain``. TensorRT orders products and layouts by itself.
+FASTEST_FORM: Mapping[str, ExportForm] = MappingProxyType(
+    {
+        "onnxruntime": "tokens",
+        "openvino": "channels_first",
+        "deepsparse": "channels_first",
+        "tensorrt": "plain",
+        "torch": "plain",
+    }
+)
 # The legacy exporter writes 7 to 20; the networks need ops of 11.
 MIN_OPSET, MAX_OPSET = 11, 20
 
@@ -44,8 +56,8 @@ def export_onnx(
         opset: ONNX operator set, 11 to 20. 17 has LayerNormalization as one operator; 13 is the newest that
             TensorRT 8.2 reads, 16 the newest that DeepSparse reads.
         form: in which operators to write the network. ``plain`` as it is trained; ``tokens`` for engines with fused
-            LayerNorm and fast matrix products (ONNX Runtime, OpenVINO); ``channels_first`` for engines that skip zeros
-            in 1x1 convolutions (DeepSparse). The function is the same, up to 1e-4 relative to the largest logit.
+            LayerNorm and fast matrix products; ``channels_first`` for engines that prefer convolutions or skip the
+            zeros in them (see `FASTEST_FORM`). The function is the same, up to 1e-4 relative to the largest logit.
             A family without forms of its own is written as it is trained, in each of them.
 
     Raises:

@@ -1,6 +1,6 @@
 """Runs models on samples in a process of its own; started as a script by `ranges`, it imports nothing of the package.
 
-``ranges FOLDER THREADS TENSOR...`` prints the mean range and the rank of tensors of FOLDER/model.onnx on its samples.npy.
+``ranges FOLDER THREADS TENSOR...`` prints the mean range and the rank of tensors of FOLDER/model.onnx on samples.npy.
 ``errors FOLDER THREADS MODEL...`` prints how far the output of each model is from that of FOLDER/model.onnx.
 """
 

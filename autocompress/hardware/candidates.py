@@ -1,8 +1,9 @@
-"""Files to measure for a configuration that nobody has trained: latency does not depend on the weights' values."""
+"""A network as the files that engines run: in the form and precision that each of them wants."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import copy
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,6 +15,77 @@ from autocompress.hardware.targets import Engine
 
 if TYPE_CHECKING:
     from torch import nn
+
+
+def export_for(
+    network: nn.Module,
+    config: CompressionConfig,
+    engines: Sequence[Engine],
+    folder: Path,
+    *,
+    in_channels: int,
+    calibration: Callable[[], FloatArray],
+    threads: int | None = None,
+) -> dict[str, Path]:
+    """Export a network once for each form, opset and precision that the engines need.
+
+    Args:
+        network: with its final weights, or others: latency does not depend on their values.
+        config: its configuration.
+        engines: each gets a file of the newest opset that it reads, in the form that it runs fastest.
+        folder: where the files go; it must exist.
+        in_channels: of the network.
+        calibration: gives N x channels x R x R slices; asked only where a quantization needs them.
+        threads: for the calibration; None for all cores.
+
+    Returns:
+        A file for each engine by its name.
+
+    Raises:
+        UserError: the precision cannot be made here.
+    """
+    from autocompress.bundles.export import FASTEST_FORM, export_onnx
+    from autocompress.compression.precision import convert
+
+    exported: set[Path] = set()
+    files: dict[str, Path] = {}
+    for engine in engines:
+        # The faster forms reorder sums, which reduced precisions do not forgive.
+        form = FASTEST_FORM.get(engine.name, "plain") if config.precision in ("fp32", "bf16") else "plain"
+        path = folder / f"{form}-opset{engine.opset}.onnx"
+        if path not in exported:
+            export_onnx(
+                network,
+                path,
+                in_channels=in_channels,
+                resolution=config.resolution,
+                opset=engine.opset,
+                form=form,
+            )
+            exported.add(path)
+        if config.precision in ("fp16", "int8"):  # bf16 is a way to compute and not to store
+            converted = path.with_name(f"{path.stem}-{engine.name}-{config.precision}.onnx")
+            samples = calibration() if config.precision == "int8" else None
+            convert(path, converted, config.precision, calibration=samples, engine=engine.name, threads=threads)
+            path = converted
+        files[engine.name] = path
+    return files
+
+
+def with_zeros(network: nn.Module, ratio: float) -> nn.Module:
+    """A copy in which the smallest weights of each prunable layer are zero, as magnitude pruning would choose them."""
+    import torch
+
+    from autocompress.compression.pruning import prunable_weights
+
+    pruned = copy.deepcopy(network)
+    with torch.no_grad():
+        for name in prunable_weights(pruned):
+            weight = pruned.get_parameter(name)
+            count = round(ratio * weight.numel())
+            if count:
+                weight[weight.abs() <= weight.abs().flatten().kthvalue(count).values] = 0
+    return pruned
 
 
 def export_untrained(
@@ -42,55 +114,22 @@ def export_untrained(
     """
     import torch
 
-    from autocompress.bundles.export import export_onnx
     from autocompress.models import build
 
     torch.manual_seed(0)
     network = build(family, config, in_channels=in_channels, num_classes=num_classes)
     if config.prune_pattern == "unstructured":
-        _zero_smallest(network, config.prune_ratio)
-    plain: dict[int, Path] = {}
-    files: dict[str, Path] = {}
-    for engine in engines:
-        if engine.opset not in plain:
-            plain[engine.opset] = folder / f"opset{engine.opset}.onnx"
-            export_onnx(
-                network,
-                plain[engine.opset],
-                in_channels=in_channels,
-                resolution=config.resolution,
-                opset=engine.opset,
-            )
-        files[engine.name] = plain[engine.opset]
-        if config.precision in ("fp16", "int8"):  # bf16 is a way to compute and not to store
-            files[engine.name] = _converted(files[engine.name], config, in_channels)
-    return files
+        network = with_zeros(network, config.prune_ratio)
+    return export_for(
+        network,
+        config,
+        engines,
+        folder,
+        in_channels=in_channels,
+        calibration=lambda: noise(8, in_channels, config.resolution, config.resolution),
+    )
 
 
 def noise(*shape: int) -> FloatArray:
     """Reproducible values in 0..1 to stand for an image where there is none."""
     return np.random.default_rng(0).random(shape, dtype=np.float32)
-
-
-def _converted(path: Path, config: CompressionConfig, in_channels: int) -> Path:
-    from autocompress.compression.precision import convert
-
-    converted = path.with_name(f"{path.stem}-{config.precision}.onnx")
-    if not converted.exists():
-        samples = noise(8, in_channels, config.resolution, config.resolution)
-        convert(path, converted, config.precision, calibration=samples if config.precision == "int8" else None)
-    return converted
-
-
-def _zero_smallest(network: nn.Module, ratio: float) -> None:
-    """Put zeros where magnitude pruning would put them."""
-    import torch
-
-    from autocompress.compression.pruning import prunable_weights
-
-    with torch.no_grad():
-        for name in prunable_weights(network):
-            weight = network.get_parameter(name)
-            count = round(ratio * weight.numel())
-            if count:
-                weight[weight.abs() <= weight.abs().flatten().kthvalue(count).values] = 0

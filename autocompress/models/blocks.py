@@ -200,9 +200,13 @@ class PatchExpand(nn.Module):
 
 
 def initialise(module: nn.Module) -> None:
-    """Initial weights of one module, for ``network.apply``: small linear layers, convolutions by their fan-out."""
+    """Initial weights of one module, for ``network.apply``: linear layers by both fans, convolutions by their fan-out.
+
+    The customary normal of 0.02 for linear layers is meant for long training: after 250 steps from scratch it was some
+    five Dice behind (ACDC, quarter width, 64 pixels).
+    """
     if isinstance(module, nn.Linear):
-        nn.init.trunc_normal_(module.weight, std=0.02)
+        nn.init.xavier_uniform_(module.weight)
         if module.bias is not None:
             nn.init.zeros_(module.bias)
     elif isinstance(module, nn.Conv2d):

@@ -103,20 +103,20 @@ def parent_folder(key: Mapping[str, Any]) -> Path:
 def parent_candidates(space: SearchSpace) -> list[CompressionConfig]:
     """Configurations for the parent, most wanted first.
 
-    The widest and deepest network of the space comes first, at its highest resolution; then at lower ones; then
-    shallower and narrower networks. Depthwise kernels can be embedded in dense ones exactly, not the reverse.
+    The deepest and widest network of the space comes first, at its highest resolution; then at lower ones; then
+    narrower and at last shallower networks: a level that the parent lacks cannot be inherited at all. Depthwise
+    kernels can be embedded in dense ones exactly, not the reverse.
     """
     resolutions = sorted(
         {each for each in space.resolution if each >= MIN_PARENT_RESOLUTION} or {max(space.resolution)}
     )
     grouping = "depthwise" if "depthwise" in space.grouping else space.grouping[0]
-    candidates = []
-    for width in sorted(space.width, reverse=True):
-        for levels in sorted(space.levels, reverse=True):
-            for resolution in reversed(resolutions):
-                candidates.append(
-                    CompressionConfig(resolution=resolution, levels=levels, width=width, grouping=grouping)
-                )
+    candidates = [
+        CompressionConfig(resolution=resolution, levels=levels, width=width, grouping=grouping)
+        for levels in sorted(space.levels, reverse=True)
+        for width in sorted(space.width, reverse=True)
+        for resolution in reversed(resolutions)
+    ]
     return candidates
 
 

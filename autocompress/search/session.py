@@ -14,7 +14,7 @@ from types import FrameType
 from typing import TYPE_CHECKING, Any
 
 from autocompress.config import CompressionConfig
-from autocompress.errors import NothingFeasible, UserError
+from autocompress.errors import NothingFeasibleError, UserError
 from autocompress.paths import make_dir, read_json, write_json
 from autocompress.search.confirm import confirm_member
 from autocompress.search.driver import Driver, Listener
@@ -340,7 +340,7 @@ def search(
 
     Raises:
         UserError: something that the caller can mend, as one line.
-        NothingFeasible: no trial keeps the constraints; the text tells the nearest miss.
+        NothingFeasibleError: no trial keeps the constraints; the text tells the nearest miss.
         KeyboardInterrupt: interrupted; the same call goes on.
     """
     begun = time.monotonic()
@@ -358,7 +358,7 @@ def search(
     )
     outcome = run_search(plan, listener or (lambda _: None), begun=begun)
     if not outcome.front:
-        raise NothingFeasible(outcome.nearest_miss)
+        raise NothingFeasibleError(outcome.nearest_miss)
     return outcome.front
 
 

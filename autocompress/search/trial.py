@@ -7,6 +7,7 @@ by a measurement with weights that were not trained yet, and only what is left i
 from __future__ import annotations
 
 import shutil
+import traceback
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -51,8 +52,18 @@ def run_trial(values: Mapping[str, Any]) -> None:
         result = _Trial(request, clock).run(result)
     except (UserError, EngineError) as error:
         result = replace(result, state="failed", reason=str(error))
+    except OSError:
+        raise  # the folder cannot be written to, so neither can the result
+    except Exception as error:
+        # Libraries raise what they like. The same configuration would fail again, so it is a result like others.
+        (folder / "error.txt").write_text(traceback.format_exc())
+        result = replace(result, state="failed", reason=f"{type(error).__name__}: {_first_line(error)}")
     shutil.rmtree(folder / "untrained", ignore_errors=True)
     replace(result, seconds=clock.seconds()).save(folder)
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or ["no message"])[0][:300]
 
 
 class _Trial:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -13,6 +12,7 @@ from autocompress.data.dataset import Dataset, FloatArray
 from autocompress.data.preprocess import to_network
 from autocompress.errors import TargetError
 from autocompress.hardware.cache import LatencyCache
+from autocompress.hardware.candidates import export_for, with_zeros
 from autocompress.hardware.gate import engines_for
 from autocompress.hardware.measure import measure
 from autocompress.hardware.records import Measurement
@@ -94,24 +94,19 @@ class Variants:
             engine: only the file for this one.
             untrained: the weights are not final: zeros are put where magnitude pruning would put them now.
         """
-        from autocompress.bundles.export import export_onnx
+        from autocompress.compression.precision import calibration_slices
 
         if untrained and config.prune_pattern == "unstructured":
-            model = _with_zeros(model, config.prune_ratio)
-        make_dir(folder)
-        plain: dict[int, Path] = {}
-        files: dict[str, Path] = {}
-        for each in self._engines(config, engine):
-            if each.opset not in plain:
-                plain[each.opset] = folder / f"opset{each.opset}.onnx"
-                export_onnx(
-                    model,
-                    plain[each.opset],
-                    in_channels=self._dataset.in_channels,
-                    resolution=config.resolution,
-                    opset=each.opset,
-                )
-            files[each.name] = self._converted(plain[each.opset], each, config)
+            model = with_zeros(model, config.prune_ratio)
+        files = export_for(
+            model,
+            config,
+            self._engines(config, engine),
+            make_dir(folder),
+            in_channels=self._dataset.in_channels,
+            calibration=lambda: calibration_slices(self._dataset.slices(config.resolution).images),
+            threads=self._request.threads,
+        )
         return Variant(config, files)
 
     def measure(self, variant: Variant, *, remeasure: bool = False, engine: str | None = None) -> Variant:
@@ -141,40 +136,3 @@ class Variants:
         if not chosen:
             raise TargetError("; ".join(reasons) or f"target {self.target.name} has no engine {name!r}")
         return chosen
-
-    def _converted(self, path: Path, engine: Engine, config: CompressionConfig) -> Path:
-        from autocompress.compression.precision import calibration_slices, convert
-
-        # bf16 is a way of computing, not of storing.
-        if config.precision in ("fp32", "bf16"):
-            return path
-        converted = path.with_name(f"{path.stem}-{engine.name}-{config.precision}.onnx")
-        calibration = None
-        if config.precision == "int8":
-            calibration = calibration_slices(self._dataset.slices(config.resolution).images)
-        convert(
-            path,
-            converted,
-            config.precision,
-            calibration=calibration,
-            engine=engine.name,
-            threads=self._request.threads,
-        )
-        return converted
-
-
-def _with_zeros(model: nn.Module, ratio: float) -> nn.Module:
-    """A copy in which the smallest weights of each prunable layer are zero."""
-    import torch
-
-    from autocompress.compression.pruning import prunable_weights
-
-    pruned = copy.deepcopy(model)
-    with torch.no_grad():
-        for name in prunable_weights(pruned):
-            weight = pruned.get_parameter(name)
-            count = round(ratio * weight.numel())
-            if count:
-                threshold = weight.abs().flatten().kthvalue(count).values
-                weight[weight.abs() <= threshold] = 0
-    return pruned

@@ -29,7 +29,7 @@ class TrainSettings:
         seed: of the order of the slices and of the augmentation.
         augment: small rotations, scalings, shifts and changes of contrast; never a flip unless asked for.
         flip_horizontal, flip_vertical: mirror half of the slices. Off by default: organs have a side.
-        distill_weight: share of the loss that comes from the teacher, 0 to 1, where there is one.
+        distill_weight: share of the cross-entropy that the teacher's logits take over, 0 to 1, where there is one.
         temperature: softening of teacher's and student's logits, at least 1.
         bf16: run the network's matrix products in bfloat16: ``on``, ``off``, or ``auto`` for where it is faster.
         threads: CPU threads; None leaves PyTorch's own setting.
@@ -52,7 +52,7 @@ class TrainSettings:
     flip_horizontal: bool = False
     flip_vertical: bool = False
     distill_weight: float = 0.5
-    temperature: float = 2.0
+    temperature: float = 1.0
     bf16: Bf16 = "auto"
     threads: int | None = None
     device: Device = "auto"
