@@ -94,6 +94,17 @@ class SearchOutcome:
         }
 
 
+def still_on_front(members: Sequence[FrontMember], constraints: Constraints, percentile: str) -> list[FrontMember]:
+    """Those that no other one beats by the confirmed latencies and that still keep ``max_latency_ms``, fastest first."""
+    limit = constraints.max_latency_ms
+    kept: list[FrontMember] = []
+    for member in sorted(members, key=lambda each: (each.latency_ms[percentile], -each.dice)):
+        slow = limit is not None and member.latency_ms[percentile] > limit
+        if not slow and (not kept or member.dice > kept[-1].dice):
+            kept.append(member)
+    return kept
+
+
 def nearest_miss(results: Sequence[TrialResult], constraints: Constraints, percentile: str) -> str:
     """One line on the model that came nearest to being feasible, and on what to relax.
 

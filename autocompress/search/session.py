@@ -253,7 +253,7 @@ class _Session:
             study=self.plan.name,
             folder=self.plan.folder,
             front=tuple(members),
-            nearest_miss="" if front else nearest_miss(driver.results, self.plan.constraints, self.plan.percentile),
+            nearest_miss="" if members else nearest_miss(driver.results, self.plan.constraints, self.plan.percentile),
             seconds=self.ledger.seconds(),
             trials={
                 state: sum(result.state == state for result in driver.results)
@@ -265,7 +265,7 @@ class _Session:
 
     def _confirm_members(self, front: Sequence[TrialResult]) -> list[FrontMember]:
         """Confirm what was not confirmed yet, as many at once as there are workers."""
-        pending = [each for each in front if not (self._trial_folder(each) / CONFIRM_FILE).exists()]
+        pending = [each for each in front if not self._is_confirmed(each)]
         seconds: list[Mapping[str, float]] = []
         with self.ledger.stage(self.executor.slots) as stage:
             for result in pending:
@@ -293,6 +293,10 @@ class _Session:
         ]
         self._remove_stale_bundles({member.bundle for member in members})
         return members
+
+    def _is_confirmed(self, result: TrialResult) -> bool:
+        """Confirmed before, and its bundle is still there: one that left the front and came back is made again."""
+        return (self._trial_folder(result) / CONFIRM_FILE).exists() and self._member(result).bundle.is_dir()
 
     def _member(self, result: TrialResult) -> FrontMember:
         values = read_json(self._trial_folder(result) / CONFIRM_FILE)["member"]

@@ -497,7 +497,7 @@ class SamplerSpec(Spec):
 class ConfirmSpec(Spec):
     """The last stage: front members are measured again on a quiet machine and evaluated on the test volumes."""
 
-    share: Share = 0.15
+    share: Share = 0.06
     """Part of the budget for it, 0 to below 1."""
 
 

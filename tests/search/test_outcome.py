@@ -1,9 +1,11 @@
 """The front and the nearest miss, by hand."""
 
+from pathlib import Path
+
 from autocompress.config import CompressionConfig
 from autocompress.hardware.records import Latency, Measurement
 from autocompress.search.driver import pareto_front, violations
-from autocompress.search.outcome import nearest_miss
+from autocompress.search.outcome import FrontMember, nearest_miss, still_on_front
 from autocompress.search.records import TrialResult
 from autocompress.specs.schemas import Constraints
 
@@ -33,6 +35,16 @@ def test_constraints_are_excesses_over_the_limits() -> None:
         "max_memory_bytes": 10_000_000,
         "max_size_bytes": -1_000_000,
     }
+
+
+def test_a_member_that_is_slower_when_measured_again_leaves_the_front() -> None:
+    def member(trial: int, dice: float, p50: float) -> FrontMember:
+        config = CompressionConfig(resolution=64)
+        return FrontMember(trial, config, dice, None, {"p50": p50}, True, "onnxruntime", 1, 1.0, 1, Path("b"))
+
+    members = [member(0, 70, 3), member(1, 73, 4.8), member(2, 73.5, 8.3), member(3, 72, 5)]
+    assert [each.trial for each in still_on_front(members, Constraints(), "p50")] == [0, 1, 2]
+    assert [each.trial for each in still_on_front(members, Constraints(max_latency_ms=5), "p50")] == [0, 1]
 
 
 def test_nearest_miss_names_model_distance_and_what_to_relax() -> None:
