@@ -95,7 +95,7 @@ class SearchOutcome:
 
 
 def still_on_front(members: Sequence[FrontMember], constraints: Constraints, percentile: str) -> list[FrontMember]:
-    """Those that no other one beats by the confirmed latencies and that still keep ``max_latency_ms``, fastest first."""
+    """Those that no other one beats by the confirmed latencies and that keep ``max_latency_ms``, fastest first."""
     limit = constraints.max_latency_ms
     kept: list[FrontMember] = []
     for member in sorted(members, key=lambda each: (each.latency_ms[percentile], -each.dice)):

@@ -253,7 +253,7 @@ class _Session:
             study=self.plan.name,
             folder=self.plan.folder,
             front=tuple(members),
-            nearest_miss="" if members else nearest_miss(driver.results, self.plan.constraints, self.plan.percentile),
+            nearest_miss="" if members else self._nearest_miss(driver.results, front),
             seconds=self.ledger.seconds(),
             trials={
                 state: sum(result.state == state for result in driver.results)
@@ -262,6 +262,12 @@ class _Session:
         )
         write_json(self.plan.folder / FRONT_FILE, outcome.to_dict())
         return outcome
+
+    def _nearest_miss(self, results: Sequence[TrialResult], front: Sequence[TrialResult]) -> str:
+        if front:  # the search found some, and measuring them again took them away
+            labels = ", ".join(each.config.label for each in front)
+            return f"nothing feasible: measured again, {labels} took longer than --max-latency; raise it a little"
+        return nearest_miss(results, self.plan.constraints, self.plan.percentile)
 
     def _confirm_members(self, front: Sequence[TrialResult]) -> list[FrontMember]:
         """Confirm what was not confirmed yet, as many at once as there are workers."""
