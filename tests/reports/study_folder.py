@@ -94,7 +94,14 @@ def make_study(folder: Path, parts: Parts, data: str) -> Path:
         "size_bytes": 4000,
         "bundle": str(bundle),
     }
-    confirmed = {"member": member, "per_class_test": {}, "hd95": None, "hd95_per_class": {}, "seconds": {}}
+    confirmed = {
+        "member": member,
+        "per_class_test": {},
+        "hd95": None,
+        "hd95_per_class": {},
+        "hd95_unit": "mm",
+        "seconds": {},
+    }
     write_json(folder / "trials" / "0000" / CONFIRM_FILE, confirmed)
     write_json(folder / FRONT_FILE, {"front": [member]})
     write_json(folder / STATE_FILE, {"seconds": {"setup": 5.0, "train": 60.0, "other": 1.0}, "spent": 66.0})

@@ -76,19 +76,19 @@ def test_another_setting_under_the_same_name_is_refused(finished: tuple[Path, di
     assert other.stderr.count("\n") == 1 and "choose another --study name" in other.stderr
 
 
-def test_nothing_feasible_ends_with_the_nearest_miss(finished: tuple[Path, dict[str, Any]], space: Path) -> None:
-    folder, _ = finished
-    none = run(folder, *SMALL, "--space", str(space), "--trials", "4", "--min-dice", "99")
-    assert none.returncode == 3
-    assert "nearest miss is trial" in none.stdout and "relax to --min-dice" in none.stdout
-
-
 def test_the_report_of_the_study_is_one_file(finished: tuple[Path, dict[str, Any]]) -> None:
     folder, _ = finished
     command = [sys.executable, "-m", "autocompress", "report", str(folder / "runs" / "small")]
     subprocess.run(command, check=True, cwd=folder, timeout=200, capture_output=True)
     page = (folder / "runs" / "small" / "report.html").read_text()
     assert "<script" in page and "gallbladder" in page
+
+
+def test_nothing_feasible_ends_with_the_nearest_miss(finished: tuple[Path, dict[str, Any]], space: Path) -> None:
+    folder, _ = finished
+    none = run(folder, *SMALL, "--space", str(space), "--trials", "4", "--min-dice", "99")
+    assert none.returncode == 3
+    assert "nearest miss is trial" in none.stdout and "relax to --min-dice" in none.stdout
 
 
 @pytest.mark.parametrize(
