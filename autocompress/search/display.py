@@ -96,9 +96,9 @@ class Display:
         return f"trial {number}: {event['label']}: Dice {event['dice']:.1f}, {event['latency_ms']:.2f} ms{missed}{mark}"
 
     def _on_confirmed(self, event: Mapping[str, Any]) -> str:
+        test = "no test volumes" if event["dice_test"] is None else f"test Dice {event['dice_test']:.1f}"
         return (
-            f"confirmed trial {event['trial']}: test Dice {event['dice_test']:.1f} (validation {event['dice']:.1f}), "
-            f"{event['latency_ms']:.2f} ms"
+            f"confirmed trial {event['trial']}: {test} (validation {event['dice']:.1f}), {event['latency_ms']:.2f} ms"
         )
 
     # -- the picture ----------------------------------------------------------------------------------------------

@@ -20,7 +20,7 @@ from autocompress.search.confirm import confirm_member
 from autocompress.search.driver import Driver, Listener
 from autocompress.search.executor import RayExecutor, uninterrupted
 from autocompress.search.ledger import Ledger
-from autocompress.search.outcome import FrontMember, SearchOutcome, nearest_miss
+from autocompress.search.outcome import FrontMember, SearchOutcome, nearest_miss, still_on_front
 from autocompress.search.parent import Parent, parent_candidates, parent_folder, train_parent
 from autocompress.search.plan import SearchPlan
 from autocompress.search.records import BUNDLES, CONFIRM_FILE, FRONT_FILE, TrialRequest, TrialResult
@@ -270,11 +270,29 @@ class _Session:
         return nearest_miss(results, self.plan.constraints, self.plan.percentile)
 
     def _confirm_members(self, front: Sequence[TrialResult]) -> list[FrontMember]:
-        """Confirm what was not confirmed yet, as many at once as there are workers."""
-        pending = [each for each in front if not self._is_confirmed(each)]
-        seconds: list[Mapping[str, float]] = []
+        """Confirm what was not confirmed yet, and keep what is still on the front by its confirmed latency."""
+        self._confirm_each([each for each in front if not (self._trial_folder(each) / CONFIRM_FILE).exists()])
+        members = self._still_on_front(front)
+        # One that had left the front and came back lost its bundle meanwhile.
+        again = [each for each in front if any(each.number == m.trial and not m.bundle.is_dir() for m in members)]
+        if again:
+            self._confirm_each(again)
+            members = self._still_on_front(front)
+        for result in front:
+            if all(result.number != member.trial for member in members):
+                latency = self._member(result).latency_ms[self.plan.percentile]
+                text = f"trial {result.number} left the front: {latency:.2f} ms when it was measured again"
+                self.listen({"event": "note", "text": text})
+        self._remove_stale_bundles({member.bundle for member in members})
+        return members
+
+    def _still_on_front(self, front: Sequence[TrialResult]) -> list[FrontMember]:
+        return still_on_front([self._member(each) for each in front], self.plan.constraints, self.plan.percentile)
+
+    def _confirm_each(self, results: Sequence[TrialResult]) -> None:
+        """Confirm trials, as many at once as there are workers."""
         with self.ledger.stage(self.executor.slots) as stage:
-            for result in pending:
+            for result in results:
                 self.executor.submit(str(result.number), confirm_member, self._confirm_request(result))
             while self.executor.running:
                 for ended in self.executor.wait(0.5):
@@ -282,7 +300,6 @@ class _Session:
                         raise UserError(f"confirmation of trial {ended.key} failed: {ended.error}")
                     values = read_json(self.plan.folder / "trials" / f"{int(ended.key):04d}" / CONFIRM_FILE)
                     stage.add(values["seconds"])
-                    seconds.append(values["seconds"])
                     member = values["member"]
                     self.listen(
                         {
@@ -294,15 +311,6 @@ class _Session:
                         }
                     )
                 self.listen({"event": "tick", "spent": self.ledger.spent, "eta": None})
-        members = [
-            FrontMember.from_dict(read_json(self._trial_folder(each) / CONFIRM_FILE)["member"]) for each in front
-        ]
-        self._remove_stale_bundles({member.bundle for member in members})
-        return members
-
-    def _is_confirmed(self, result: TrialResult) -> bool:
-        """Confirmed before, and its bundle is still there: one that left the front and came back is made again."""
-        return (self._trial_folder(result) / CONFIRM_FILE).exists() and self._member(result).bundle.is_dir()
 
     def _member(self, result: TrialResult) -> FrontMember:
         values = read_json(self._trial_folder(result) / CONFIRM_FILE)["member"]

@@ -47,6 +47,11 @@ def test_a_terminal_shows_counts_time_left_running_trials_and_the_front() -> Non
     assert "running   4  32px L1 w0.5 dense int8" in text and "71.3" in text and "4.32" in text
 
 
+def test_data_without_test_volumes_can_be_confirmed() -> None:
+    event = {"event": "confirmed", "trial": 3, "dice": 71.26, "dice_test": None, "latency_ms": 4.3}
+    assert "no test volumes (validation 71.3)" in show(event, terminal=False)
+
+
 def test_refused_trials_say_why() -> None:
     text = show({**TRIAL, "state": "pruned", "reason": "30.00 ms is above --max-latency 20"}, terminal=False)
     assert "trial 3 pruned" in text and "above --max-latency 20" in text
