@@ -154,6 +154,7 @@ def confirm_member(values: Mapping[str, Any]) -> None:
         folder / CONFIRM_FILE,
         {
             "member": member.to_dict(),
+            "measurement": measurement.to_dict(),
             "per_class_test": {} if report is None else report.per_class,
             "hd95": None if report is None else report.hd95_mean,
             "hd95_per_class": {} if report is None else report.hd95_per_class,

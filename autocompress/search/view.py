@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from autocompress.errors import UserError
+from autocompress.hardware.records import Measurement
 from autocompress.paths import read_json
 from autocompress.reports.records import StudyView, TrialView
 from autocompress.search.ledger import STATE_FILE
@@ -80,7 +81,8 @@ def _view(folder: Path, plan: dict[str, Any]) -> StudyView:
 
 
 def _trial(result: TrialResult, confirmed: dict[str, Any] | None) -> TrialView:
-    measurement = result.measurement
+    # What was measured again, on a quiet machine, is what counts.
+    measurement = result.measurement if confirmed is None else Measurement.from_dict(confirmed["measurement"])
     values: dict[str, Any] = {
         "number": result.number,
         "state": result.state,
@@ -110,7 +112,6 @@ def _trial(result: TrialResult, confirmed: dict[str, Any] | None) -> TrialView:
         member = confirmed["member"]
         values |= {
             "dice_test": member["dice_test"],
-            "latency_ms": member["latency_ms"],
             "bundle": f"{BUNDLES}/{Path(member['bundle']).name}",  # wherever the folder was moved to
             "per_class_test": confirmed["per_class_test"],
             "hd95": confirmed["hd95"],
