@@ -92,10 +92,12 @@ def confirm_member(values: Mapping[str, Any]) -> None:
         infer(variant.path, engine, variants.target, [sample], precision=config.precision, turnstile=turnstile)
     )
     others = tuple(each for each in result.measurements if each.engine != engine.name)
-    with clock.phase("export"):
-        models = [ModelFile(variant.path, (measurement, *others), output)]
-        if engine.name in EVALUATION_ONLY:
+    models = [ModelFile(variant.path, (measurement, *others), output)]
+    if engine.name in EVALUATION_ONLY:
+        with clock.phase("export"):
             models.append(_deployable(request, dataset, turnstile, sample))
+    # Verification runs the network in PyTorch and in its engine: not while another worker measures.
+    with clock.phase("export"), turnstile.step():
         name = bundle_name(config, trial=request.number, measured=measurement.measured)
         state = load_file(folder / WEIGHTS_FILE)
         recipe = (folder / RECIPE_FILE).read_text() if (folder / RECIPE_FILE).exists() else None

@@ -89,7 +89,7 @@ class _Trial:
         refused = self.variants.refusals(self.config)
         if refused:
             return replace(result, state="pruned", reason="; ".join(refused))
-        with self.clock.phase("export"):
+        with self.clock.phase("export"), self.turnstile.step():
             model, inherited = self.build()
             counts = complexity(model, self.dataset.in_channels, self.config.resolution)
         result = replace(result, parameters=counts.parameters, gmacs=counts.gmacs, inherited=inherited)
@@ -170,7 +170,8 @@ class _Trial:
 
         resolution = self.config.resolution
         with self.clock.phase("train"):
-            slices: SliceSet = self.dataset.slices(resolution, label_resolution_for(resolution))
+            with self.turnstile.step():
+                slices: SliceSet = self.dataset.slices(resolution, label_resolution_for(resolution))
             pruning = None
             if self.config.prune_pattern == "unstructured":
                 pruning = SparseMLPruning(model, self.config.prune_ratio)
