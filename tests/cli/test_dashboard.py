@@ -50,7 +50,7 @@ def start() -> Iterator[Start]:
 
 
 def get(url: str) -> Any:
-    with urllib.request.urlopen(url, timeout=20) as answer:
+    with urllib.request.urlopen(url, timeout=90) as answer:
         return answer.read().decode()
 
 
@@ -67,7 +67,7 @@ def test_the_dashboard_serves_the_study_and_our_figure(start: Start, study: Path
     # Trial 1 is more accurate and breaks the constraint: it must not be on the front.
     assert points["Pareto front, measured"]["x"] == [0.8]
     process.send_signal(signal.SIGINT)
-    assert process.wait(timeout=20) in (0, 130)
+    assert process.wait(timeout=90) in (0, 130)
 
 
 def test_any_database_is_shown_with_its_constraints(start: Start, study: Path) -> None:

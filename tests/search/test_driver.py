@@ -74,7 +74,7 @@ def test_a_configuration_that_kills_its_workers_is_marked_and_the_others_finish(
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])
 def test_a_driver_that_is_stopped_or_killed_loses_nothing(tmp_path: Path, number: signal.Signals) -> None:
     folder = tmp_path / "study"
-    program = [sys.executable, str(Path(fake_search.__file__)), str(folder), "8", "0.4"]
+    program = [sys.executable, str(Path(fake_search.__file__)), str(folder), "8", "1.5"]
     process = subprocess.Popen(program, start_new_session=True)
     deadline = time.monotonic() + 60
     while len(ran(folder)) < 3 and time.monotonic() < deadline:
