@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from rich.console import Console
 
 from autocompress.reports.tables import front_table
 from autocompress.search.display import duration
 from autocompress.search.outcome import SearchOutcome
 from autocompress.search.plan import SearchPlan
+from autocompress.search.storage import default_url, redact
 from autocompress.search.view import load_study_view
 
 
@@ -31,7 +34,8 @@ def print_summary(console: Console, outcome: SearchOutcome, plan: SearchPlan) ->
         return
     bundle = _relative(outcome.front[-1].bundle)
     study = _relative(outcome.folder)
-    storage = "" if plan.storage.startswith("sqlite") else f" --storage {'URL'}"
+    # The study's own database is found by its folder; a password is never shown.
+    storage = "" if plan.storage == default_url(plan.folder) else f" --storage {redact(plan.storage)}"
     say("")
     say("next:")
     say(f"  autocompress verify {bundle}")
@@ -42,7 +46,5 @@ def print_summary(console: Console, outcome: SearchOutcome, plan: SearchPlan) ->
 
 def _relative(path: object) -> str:
     """A path as short as it can be typed from here."""
-    from pathlib import Path
-
     absolute = Path(str(path)).absolute()
     return str(absolute.relative_to(Path.cwd())) if absolute.is_relative_to(Path.cwd()) else str(absolute)
