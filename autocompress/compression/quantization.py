@@ -6,12 +6,13 @@ stay pruned. Activations have one scale a tensor.
 
 In float32 stay, because they cost more accuracy than they save time: the first layer (it sees the image) and the last
 (it draws the edges between classes), and products of two activations (the attention's: a twelfth of the work, and a
-softmax over thousands of tokens has no use for 256 levels).
+softmax over thousands of tokens has no use for 256 levels). Constants that such a product multiplies from the left are
+kept as integers in the file and multiplied as floats.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -55,6 +56,7 @@ class Activations:
         return np.float32(scale), np.uint8(np.clip(round(-low / scale), 0, 255))
 
 
+_LARGE = 1024  # numbers; smaller constants are not worth the nodes
 _TINY = 1e-8  # a tensor that is always zero still needs a scale
 
 
@@ -84,8 +86,8 @@ def candidates(source: Path) -> tuple[str, ...]:
     opset = next((o.version for o in model.opset_import if o.domain in ("", "ai.onnx")), 0)
     if opset < MIN_OPSET:
         raise ConfigError(f"{source}: INT8 needs opset {MIN_OPSET} or higher, the file has {opset}; export it anew")
-    constants = {tensor.name for tensor in model.graph.initializer}
-    names = tuple(node.output[0] for node in model.graph.node if _quantizable(node, constants))[1:-1]
+    ranks = {tensor.name: len(tensor.dims) for tensor in model.graph.initializer}
+    names = tuple(node.output[0] for node in model.graph.node if _quantizable(node, ranks))[1:-1]
     if not names:
         raise ConfigError(f"{source}: nothing to quantize between the first layer and the last")
     return names
@@ -129,12 +131,15 @@ def write_int8(plan: Plan, target: Path, *, nodes: Collection[str] | None = None
     write_bytes(target, model.SerializeToString())
 
 
-def _quantizable(node: Any, constants: Collection[str]) -> bool:
+def _quantizable(node: Any, ranks: Mapping[str, int]) -> bool:
+    """Whether a node multiplies something by a constant weight; ``ranks`` has the dimensions of each constant."""
     if node.op_type not in ("Conv", "MatMul", "Gemm"):
         return False
     weight = node.input[1]
-    if weight not in constants or node.input[0] in constants:
+    if weight not in ranks or node.input[0] in ranks:
         return False
+    if node.op_type == "MatMul" and ranks[weight] != 2:
+        return False  # a stack of matrices has no scale for each channel
     attributes = {a.name: a for a in node.attribute}
     plain = all(attributes[name].f == 1.0 for name in ("alpha", "beta") if name in attributes)
     return node.op_type != "Gemm" or (plain and not ("transA" in attributes and attributes["transA"].i))
@@ -204,6 +209,8 @@ class _Quantizer:
             ends = node.op_type == "Conv" and node.output[0] in self.chosen and node.output[0] not in outputs
             if node.output[0] in self.chosen:
                 self._quantize_operands(node)
+            elif node.op_type == "MatMul":
+                self._store_small(node)
             if ends:
                 name = node.output[0]
                 node.output[0] = f"{name}_float"
@@ -230,6 +237,16 @@ class _Quantizer:
         # TensorRT takes biases in float only.
         if len(node.input) > 2 and node.input[2] in self.constants and not self.activations.symmetric:
             node.input[2] = self._bias(node.input[2], node.output[0], self.scales[source][0] * scales)
+
+    def _store_small(self, node: Any) -> None:
+        """Keep a large constant as integers with scales where no engine multiplies it as such, for the file's size.
+
+        That is a matrix on the left, or a stack of matrices; one on the right was left in float on purpose.
+        """
+        for position, axis, rank in ((0, -2, 2), (1, -1, 3)):
+            constant = self.constants.get(node.input[position])
+            if constant is not None and len(constant.dims) >= rank and np.prod(constant.dims) >= _LARGE:
+                node.input[position], _ = self._weight(constant.name, axis)
 
     def _pair(self, source: str, target: str, scale_and_zero: tuple[np.float32, Any]) -> None:
         """QuantizeLinear and DequantizeLinear from one name to another."""

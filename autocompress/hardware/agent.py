@@ -40,7 +40,7 @@ try:
 except ImportError:  # not a Unix: no locks there
     fcntl = None  # type: ignore[assignment]
 
-PROTOCOL = 1
+PROTOCOL = 2
 """Version of the measuring protocol: figures of different versions are not compared or cached together."""
 
 GATE_FILE, ROOM_FILE = "gate.lock", "room.lock"
@@ -197,8 +197,17 @@ class _OnnxRuntime(_Engine):
         return self.session.run(self.outputs, {self.name: array})[0]
 
 
-OPENVINO_HINTS = {"fp32": "f32", "bf16": "bf16", "fp16": "f16", "int8": "f32"}
+OPENVINO_HINTS = {"fp32": "f32", "bf16": "bf16", "fp16": "f16"}
 """What openvino calls our number formats."""
+OPENVINO_TYPES = {"f32": "'float32'", "bf16": "'bfloat16'", "f16": "'float16'"}
+"""How it spells what it chose."""
+
+
+def openvino_hint(precision: str, capabilities: List[str]) -> str:
+    """The number format of all that a file does not quantize: bf16 beside integers where the CPU has it."""
+    if precision == "int8":
+        return "bf16" if "BF16" in capabilities else "f32"
+    return OPENVINO_HINTS[precision]
 
 
 class _OpenVino(_Engine):
@@ -224,15 +233,16 @@ class _OpenVino(_Engine):
             "NUM_STREAMS": "1",
             "INFERENCE_NUM_THREADS": str(request["threads"]),
             # Said for float32 too: on CPUs with matrix units openvino would choose bfloat16 by itself.
-            "INFERENCE_PRECISION_HINT": OPENVINO_HINTS[precision],
+            "INFERENCE_PRECISION_HINT": openvino_hint(precision, capabilities),
         }
         for name, value in request.get("options", {}).items():
             settings[name] = _text(value)
         self.model = core.compile_model(model, "CPU", settings)
+        wanted = settings["INFERENCE_PRECISION_HINT"]
         chosen = str(self.model.get_property("INFERENCE_PRECISION_HINT"))
-        expected = {"f32": "float", "bf16": "bfloat16", "f16": "float16"}[OPENVINO_HINTS[precision]]
-        if expected not in chosen.replace("float32", "float"):
-            raise RefusedError("openvino computes in %s where %s was asked for" % (chosen, precision))
+        if OPENVINO_TYPES.get(wanted, wanted) not in chosen:
+            raise RefusedError("openvino computes in %s where %s was asked for" % (chosen, wanted))
+        self.details["computes_in"] = wanted
         self.request = self.model.create_infer_request()
         partial = self.model.input(0).get_partial_shape()
         self.shape = [each.get_length() if each.is_static else None for each in partial]

@@ -81,6 +81,22 @@ def test_int8_is_small_and_close(
     assert TensorProto.INT8 in stored
 
 
+@pytest.mark.parametrize("form", ["plain", "tokens", "channels_first"])
+def test_a_dae_former_is_small_and_close_as_int8_in_every_form(form: Any, run: Run, tmp_path: Path) -> None:
+    from autocompress.bundles.export import export_onnx
+    from autocompress.config import CompressionConfig
+    from autocompress.models import build
+
+    torch.manual_seed(0)
+    source, target = tmp_path / "model.onnx", tmp_path / "int8.onnx"
+    model = build("dae-former", CompressionConfig(32, 2, 0.5), in_channels=1, num_classes=4)
+    export_onnx(model, source, in_channels=1, resolution=32, form=form)
+    images = np.random.default_rng(0).random((4, 1, 32, 32), dtype=np.float32)
+    convert(source, target, "int8", calibration=images)
+    assert target.stat().st_size <= 0.35 * source.stat().st_size
+    assert _relative_error(run(target, images), run(source, images)) < 0.05
+
+
 def test_int8_weights_are_rounded_by_channel_to_their_largest(
     exported: Path, samples: FloatArray, tmp_path: Path
 ) -> None:
