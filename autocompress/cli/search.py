@@ -43,8 +43,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     how = parser.add_argument_group("how")
     how.add_argument("--sampler", metavar="NAME", help="auto, gp, tpe, nsga2 or random")
     how.add_argument("--seed", type=int, metavar="N", help="of splits, sampler and training")
+    how.add_argument("--parent", metavar="PATH", help="inherit from this bundle or trained parent; none is trained")
     how.add_argument("--no-parent", action="store_true", help="train every trial from scratch")
     how.add_argument("--no-distill", action="store_true", help="do not let the parent network teach the trials")
+    how.add_argument("--recipe", metavar="FILE", help="your own SparseML recipe for trials with unstructured pruning")
     how.add_argument("--no-priors", action="store_true", help="do not begin with the paper's steps A to D")
     how.add_argument(
         "--runs",

@@ -8,6 +8,7 @@ no engine skips). A prune ratio, and every sparsity that is reported, is about t
 
 from __future__ import annotations
 
+import copy
 import importlib.util
 import os
 import warnings
@@ -108,6 +109,24 @@ class SparseMLPruning:
             self._manager.update(self._model, self._optimizer, self.recipe.epochs, _STEPS_PER_EPOCH, log_updates=False)
         self._manager.finalize(self._model)
         self._manager = self._model = self._optimizer = None
+
+
+def with_zeros_of(recipe: str, model: nn.Module) -> nn.Module:
+    """A copy of a network with the zeros that a recipe ends with, without any training.
+
+    Args:
+        recipe: text of a SparseML recipe.
+        model: the network; it stays as it is.
+
+    Raises:
+        ConfigError: SparseML is not installed, or the recipe does not fit the network.
+    """
+    pruned = copy.deepcopy(model)
+    pruning = SparseMLPruning(pruned, recipe=recipe)
+    # SparseML wants an optimiser to attach to; this one never takes a step.
+    pruning.start(pruned, torch.optim.SGD(pruned.parameters(), lr=0.0))
+    pruning.finish()
+    return pruned
 
 
 class KeepZeros:

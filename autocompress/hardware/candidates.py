@@ -26,6 +26,7 @@ def export_for(
     in_channels: int,
     calibration: Callable[[], FloatArray],
     threads: int | None = None,
+    keep_float: int = 0,
 ) -> dict[str, Path]:
     """Export a network once for each form, opset and precision that the engines need.
 
@@ -37,6 +38,7 @@ def export_for(
         in_channels: of the network.
         calibration: gives N x channels x R x R slices; asked only where a quantization needs them.
         threads: for the calibration; None for all cores.
+        keep_float: with INT8, so many of the most sensitive layers stay in float32.
 
     Returns:
         A file for each engine by its name.
@@ -50,8 +52,8 @@ def export_for(
     exported: set[Path] = set()
     files: dict[str, Path] = {}
     for engine in engines:
-        # The faster forms reorder sums, which reduced precisions do not forgive.
-        form = FASTEST_FORM.get(engine.name, "plain") if config.precision in ("fp32", "bf16") else "plain"
+        # What the faster forms compute by way of sums of squares would leave the range of float16.
+        form = "plain" if config.precision == "fp16" else FASTEST_FORM.get(engine.name, "plain")
         path = folder / f"{form}-opset{engine.opset}.onnx"
         if path not in exported:
             export_onnx(
@@ -66,7 +68,15 @@ def export_for(
         if config.precision in ("fp16", "int8"):  # bf16 is a way to compute and not to store
             converted = path.with_name(f"{path.stem}-{engine.name}-{config.precision}.onnx")
             samples = calibration() if config.precision == "int8" else None
-            convert(path, converted, config.precision, calibration=samples, engine=engine.name, threads=threads)
+            convert(
+                path,
+                converted,
+                config.precision,
+                calibration=samples,
+                engine=engine.name,
+                keep_float=keep_float,
+                threads=threads,
+            )
             path = converted
         files[engine.name] = path
     return files

@@ -3,6 +3,7 @@
 from autocompress.models.registry import (
     EXPORT_FORMS,
     ExportForm,
+    FeatureStage,
     ModelFamily,
     build,
     get_family,
@@ -10,4 +11,13 @@ from autocompress.models.registry import (
     register_family,
 )
 
-__all__ = ["EXPORT_FORMS", "ExportForm", "ModelFamily", "build", "get_family", "list_families", "register_family"]
+__all__ = [
+    "EXPORT_FORMS",
+    "ExportForm",
+    "FeatureStage",
+    "ModelFamily",
+    "build",
+    "get_family",
+    "list_families",
+    "register_family",
+]

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from autocompress.config import CompressionConfig, Grouping
 from autocompress.errors import ConfigError
 from autocompress.models import blocks
-from autocompress.models.registry import ExportForm, ModelFamily, register_family
+from autocompress.models.registry import ExportForm, FeatureStage, ModelFamily, register_family
 
 if TYPE_CHECKING:
     from autocompress.compression.inheritance import InheritanceReport
@@ -139,6 +139,11 @@ class DAEFormerFamily(ModelFamily):
         if in_channels < 1 or num_classes < 1:
             raise ConfigError(f"in_channels {in_channels} and num_classes {num_classes} must be at least 1")
         return DAEFormer(Shape.of(config), in_channels, num_classes)
+
+    def feature_stages(self, model: nn.Module) -> tuple[FeatureStage, ...]:
+        # Before the stage's LayerNorm: behind it every pixel has nearly the same energy, and the map says nothing.
+        levels = len(list(model.get_submodule("encoder").children()))
+        return tuple(FeatureStage(f"encoder.{level}.blocks.1", channel_axis=-1) for level in range(levels))
 
     def inherit(
         self, student: nn.Module, student_config: CompressionConfig, parent: nn.Module, parent_config: CompressionConfig

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 from abc import ABC, abstractmethod
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, Literal, TypeVar, get_args
 
 from autocompress.config import CompressionConfig, Grouping, PrunePattern
@@ -21,6 +22,20 @@ EXPORT_FORMS: tuple[ExportForm, ...] = get_args(ExportForm)
 
 # Modules that register the built-in families when they are imported.
 _BUILT_IN = {"dae-former": "autocompress.models.dae_former", "unet": "autocompress.models.monai_unet"}
+
+
+@dataclass(frozen=True)
+class FeatureStage:
+    """A module of a network whose output shows what the network looks at, for feature distillation.
+
+    Attributes:
+        module: its name, as in ``model.named_modules()``. The same name is the same stage in every network of the
+            family; one that lacks the stage has no module of that name.
+        channel_axis: axis of its output along which the channels lie: 1 for B x C x H x W, -1 for B x H x W x C.
+    """
+
+    module: str
+    channel_axis: int
 
 
 class ModelFamily(ABC):
@@ -60,6 +75,13 @@ class ModelFamily(ABC):
     @abstractmethod
     def prunable(self, model: nn.Module) -> tuple[str, ...]:
         """Names of the weights that unstructured pruning may thin out, as in ``model.named_parameters()``."""
+
+    def feature_stages(self, model: nn.Module) -> tuple[FeatureStage, ...]:
+        """Stages of the encoder that a student can be compared in with its parent, from fine to coarse.
+
+        A family that names none is taught by its parent's logits alone.
+        """
+        return ()
 
     @abstractmethod
     def inherit(

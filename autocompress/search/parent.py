@@ -8,7 +8,7 @@ import hashlib
 import json
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,12 +22,16 @@ from autocompress.specs.schemas import SearchSpace
 if TYPE_CHECKING:
     from torch import nn
 
+    from autocompress.data.dataset import Dataset
+    from autocompress.models import FeatureStage
     from autocompress.training.distillation import SoftTargets
     from autocompress.training.settings import TrainSettings
 
 PARENT_FILE = "parent.json"
 WEIGHTS_FILE = "weights.safetensors"
 SOFT_FILE = "soft-targets.npy"
+MAPS_FILE = "feature-maps-{}.npy"
+"""Attention maps of one encoder stage, by its position among the family's feature stages."""
 
 MIN_PARENT_STEPS = 300
 """A parent that takes fewer steps than this teaches nothing; a smaller one is taken then."""
@@ -44,12 +48,14 @@ class Parent:
         config: its configuration.
         seconds: of training.
         steps: taken.
+        stages: encoder stages whose attention maps lie there; none where the family has none, or in old caches.
     """
 
     folder: Path
     config: CompressionConfig
     seconds: float
     steps: int
+    stages: tuple[FeatureStage, ...] = ()
 
     @classmethod
     def load(cls, folder: Path) -> Parent:
@@ -58,10 +64,13 @@ class Parent:
         Raises:
             UserError: it is damaged.
         """
+        from autocompress.models import FeatureStage
+
         values = read_json(folder / PARENT_FILE)
         try:
             config = CompressionConfig.from_dict(values["config"])
-            return cls(folder, config, float(values["seconds"]), int(values["steps"]))
+            stages = tuple(FeatureStage(**each) for each in values.get("stages", ()))
+            return cls(folder, config, float(values["seconds"]), int(values["steps"]), stages)
         except (KeyError, TypeError, ValueError, ConfigError) as error:
             raise UserError(f"parent network in {folder} is damaged ({error}); delete that folder") from error
 
@@ -88,10 +97,14 @@ class Parent:
         return model.eval()
 
     def soft_targets(self) -> SoftTargets:
-        """Its logits over all training slices."""
-        from autocompress.training.distillation import SoftTargets
+        """Its logits, and maps of its stages, over all training slices."""
+        from autocompress.training.distillation import SoftTargets, StageMaps
 
-        return SoftTargets(np.load(self.folder / SOFT_FILE, mmap_mode="r", allow_pickle=False))
+        def kept(name: str) -> np.memmap[Any, Any]:
+            return np.load(self.folder / name, mmap_mode="r", allow_pickle=False)
+
+        maps = (StageMaps(stage, kept(MAPS_FILE.format(index))) for index, stage in enumerate(self.stages))
+        return SoftTargets(kept(SOFT_FILE), tuple(maps))
 
 
 def parent_folder(key: Mapping[str, Any]) -> Path:
@@ -128,12 +141,10 @@ def train_parent(request: Mapping[str, Any]) -> None:
             configurations of which the first that can take `MIN_PARENT_STEPS` in the time is taken.
     """
     import torch
-    from safetensors.torch import save_file
 
     from autocompress.data import open_dataset
     from autocompress.hardware.turnstile import Turnstile
     from autocompress.models import build
-    from autocompress.training.distillation import soft_targets
     from autocompress.training.settings import TrainSettings
     from autocompress.training.trainer import train
 
@@ -147,7 +158,7 @@ def train_parent(request: Mapping[str, Any]) -> None:
         shape = {"in_channels": dataset.in_channels, "num_classes": len(dataset.class_names)}
         candidates = [CompressionConfig.from_dict(each) for each in request["candidates"]]
         settings = TrainSettings.from_dict(
-            {**request["training"], "seconds": request["seconds"], "distill_weight": 0.0}
+            {**request["training"], "seconds": request["seconds"], "distill_weight": 0.0, "feature_weight": 0.0}
         )
         config = _affordable(request["family"], candidates, shape, settings)
         model = build(request["family"], config, **shape)
@@ -156,21 +167,51 @@ def train_parent(request: Mapping[str, Any]) -> None:
         outcome = train(model, slices, settings, room=Turnstile())
         if outcome.status != "done":
             raise UserError(f"training of the parent network ended early: {outcome.reason}")
-        targets = soft_targets(model, slices.images)
-        save_file({name: value.contiguous() for name, value in model.state_dict().items()}, folder / WEIGHTS_FILE)
-        np.save(folder / SOFT_FILE, targets.logits, allow_pickle=False)
-        write_json(
-            folder / PARENT_FILE,
-            {
-                "config": config.to_dict(),
-                "seconds": time.monotonic() - begun,
-                "steps": outcome.steps,
-                "loss": outcome.loss,
-                "dataset": dataset.name,
-                "fingerprint": dataset.fingerprint,
-                "family": request["family"],
-            },
-        )
+        record = {"seconds": time.monotonic() - begun, "steps": outcome.steps, "loss": outcome.loss}
+        keep_parent(folder, request["family"], model, config, dataset, record)
+
+
+def keep_parent(
+    folder: Path,
+    family: str,
+    model: nn.Module,
+    config: CompressionConfig,
+    dataset: Dataset,
+    record: Mapping[str, Any],
+) -> None:
+    """Leave a trained network in a folder as a parent, with what it teaches; `Parent.load` is the way back.
+
+    Args:
+        folder: an existing folder.
+        family, model, config: the network.
+        dataset: the study's data; the network is run over its training slices.
+        record: ``seconds`` and ``steps`` of the training, and what else is worth knowing.
+    """
+    from safetensors.torch import save_file
+
+    from autocompress.models import get_family
+    from autocompress.training.distillation import soft_targets
+
+    stages = get_family(family).feature_stages(model)
+    targets = soft_targets(model, dataset.slices(config.resolution).images, stages=stages)
+    save_file({name: value.contiguous() for name, value in model.state_dict().items()}, folder / WEIGHTS_FILE)
+    np.save(folder / SOFT_FILE, targets.logits, allow_pickle=False)
+    for index, each in enumerate(targets.stages):
+        np.save(folder / MAPS_FILE.format(index), each.maps, allow_pickle=False)
+    # Last: where this file lies, the others are complete.
+    write_json(
+        folder / PARENT_FILE,
+        {
+            "config": config.to_dict(),
+            **record,
+            "dataset": dataset.name,
+            "fingerprint": dataset.fingerprint,
+            "family": family,
+            "in_channels": dataset.in_channels,
+            "num_classes": len(dataset.class_names),
+            "stages": [asdict(stage) for stage in stages],
+        },
+    )
 
 
 def _affordable(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime, timezone
@@ -33,7 +34,8 @@ class SearchPlan:
         constraints: what a member of the front must keep to.
         percentile: which latency is minimised.
         training: settings of the brief training without its budget.
-        parent: ``{"enabled", "share", ...}``: the network that students start from.
+        parent: ``{"enabled", "share", "config"}``: the network that students start from; ``{"enabled", "config",
+            "source", "digest"}`` where the user named one, the digest being the SHA-256 of its weights.
         sampler: name of the sampler.
         startup: random trials before the sampler's model takes over.
         priors: whether the paper's steps A to D are the first trials.
@@ -45,6 +47,7 @@ class SearchPlan:
         trial_seconds: of training for each trial; None lets the budget decide.
         confirm_share: share of the budget that is kept for the confirmation of the front.
         ray_address: of a running cluster; None starts Ray on this machine.
+        recipe: text of the user's own pruning recipe; None writes one for each trial.
         notes: what was decided on the way here, one line each, for display.
     """
 
@@ -72,17 +75,22 @@ class SearchPlan:
     trial_seconds: float | None
     confirm_share: float
     ray_address: str | None = None
+    recipe: str | None = None
     notes: tuple[str, ...] = ()
 
     def identity(self) -> dict[str, Any]:
         """What must stay the same when a study is taken up again: trials are comparable only then."""
+        training = dict(self.training)
+        if self.recipe is not None:
+            training["recipe"] = hashlib.sha256(self.recipe.encode()).hexdigest()
         return {
             "family": self.family,
             "data": dict(self.data),
             "target": {"name": self.target.name, "engines": [engine.name for engine in self.target.engines]},
             "percentile": self.percentile,
-            "training": dict(self.training),
-            "parent": dict(self.parent),
+            "training": training,
+            # Where a named parent lies may change, its weights may not.
+            "parent": {name: value for name, value in self.parent.items() if name != "source"},
         }
 
     def claim(self, fingerprint: str) -> None:

@@ -39,6 +39,7 @@ class TrialRequest:
         max_memory_bytes, max_size_bytes: likewise.
         percentile: which latency is the objective: ``p50``, ``p90`` or ``p99``.
         threads: threads for training in this worker.
+        recipe: text of the user's own pruning recipe, in place of one written from the prune ratio.
     """
 
     folder: str
@@ -54,6 +55,7 @@ class TrialRequest:
     max_latency_ms: float | None = None
     max_memory_bytes: int | None = None
     max_size_bytes: int | None = None
+    recipe: str | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, ready for JSON; `from_dict` is the way back."""
@@ -80,6 +82,8 @@ class TrialResult:
         steps: training steps taken.
         sparsity: share of zeros among the prunable weights of the exported file, where it was pruned.
         inherited: share of the weights that came from the parent.
+        dice_float: of an INT8 model: mean Dice in percent of the same network in float32, before any repair.
+        repair: what was done because rounding alone cost too much Dice; empty for nothing.
     """
 
     number: int
@@ -96,6 +100,8 @@ class TrialResult:
     steps: int = 0
     sparsity: float | None = None
     inherited: float = 0.0
+    dice_float: float | None = None
+    repair: str = ""
 
     @property
     def measurement(self) -> Measurement | None:

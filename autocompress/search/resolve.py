@@ -11,6 +11,8 @@ from autocompress.data import open_dataset
 from autocompress.errors import SpecError, UserError
 from autocompress.hardware.targets import resolve_target
 from autocompress.models import get_family
+from autocompress.search.adoption import find_parent
+from autocompress.search.own_recipe import one_ratio, take_recipe
 from autocompress.search.plan import SearchPlan
 from autocompress.search.storage import default_url
 from autocompress.specs.library import list_specs, load_spec, load_study
@@ -35,7 +37,7 @@ _OVERRIDES = {
     "sampler": "sampler.name",
 }
 
-OPTIONS = frozenset({*_OVERRIDES, "target", "budget", "trials", "no_parent", "no_distill"})
+OPTIONS = frozenset({*_OVERRIDES, "target", "budget", "trials", "parent", "no_parent", "no_distill", "recipe"})
 """Arguments that change fields of the study."""
 
 
@@ -86,10 +88,19 @@ def resolve(
         notes.append(
             f"left out of the space, because {spec.target} or {spec.family} cannot use it: {', '.join(left_out)}"
         )
+    shape = {"in_channels": dataset.in_channels, "num_classes": len(dataset.class_names)}
+    training = spec.training
+    recipe = None
+    if training.recipe is not None:
+        own = take_recipe(training.recipe, spec.search_space, family=spec.family, target=target, **shape)
+        recipe, space = own.text, one_ratio(space)
+        notes.extend(own.notes)
+    parent = _parent(spec, shape)
+    if "source" in parent:
+        notes.append(f"parent network from {parent['source']}; none is trained")
     cores = os.cpu_count() or 1
     workers = spec.workers or min(cores, MAX_AUTO_WORKERS)
     folder = Path(out).expanduser().absolute() / (name or f"{dataset.name}-{spec.target}")
-    training = spec.training
     return SearchPlan(
         name=folder.name,
         folder=folder,
@@ -102,15 +113,8 @@ def resolve(
         classes=dataset.class_names,
         constraints=spec.goal.constraints,
         percentile=spec.goal.latency_percentile,
-        training={
-            "batch_size": training.batch_size,
-            "learning_rate": training.lr,
-            "weight_decay": training.weight_decay,
-            "distill_weight": training.distill_weight if spec.parent.enabled else 0.0,
-            "augment": training.augment,
-            "bf16": training.autocast,
-        },
-        parent=spec.parent.to_dict(),
+        training=_training(spec),
+        parent=parent,
         sampler=spec.sampler.name,
         startup=spec.sampler.startup_trials,
         priors=priors,
@@ -122,6 +126,7 @@ def resolve(
         trial_seconds=None if training.trial_seconds == "auto" else training.trial_seconds,
         confirm_share=spec.confirm.share,
         ray_address=ray_address,
+        recipe=recipe,
         notes=tuple(notes),
     )
 
@@ -131,6 +136,9 @@ def overrides_of(values: Mapping[str, Any]) -> dict[str, Any]:
 
     Args:
         values: arguments by name, such as ``min_dice``; those that are None or missing change nothing.
+
+    Raises:
+        SpecError: two arguments contradict each other.
     """
     changes = {field: values[name] for name, field in _OVERRIDES.items() if values.get(name) is not None}
     if values.get("target") is not None:
@@ -143,9 +151,18 @@ def overrides_of(values: Mapping[str, Any]) -> dict[str, Any]:
             if value is not None
         }
     if values.get("no_parent"):
+        if values.get("parent") is not None:
+            raise SpecError("--parent and --no-parent contradict each other; keep one of them")
         changes["parent.enabled"] = False
+        changes["parent.source"] = None
+    elif values.get("parent") is not None:
+        # The named network replaces what the file says about one to train.
+        changes.update({"parent.source": str(values["parent"]), "parent.enabled": True, "parent.config": "auto"})
+    if values.get("recipe") is not None:
+        changes["training.recipe"] = str(values["recipe"])
     if values.get("no_distill"):
         changes["training.distill_weight"] = 0.0
+        changes["training.feature_weight"] = 0.0
     return changes
 
 
@@ -161,6 +178,37 @@ def _base(study: str | None, notes: list[str]) -> tuple[str, str | None]:
         raise UserError(f"--study {study!r} is no name; use letters, digits, '-', '_' and '.'")
     notes.append(f"no studies/{study}.yaml: a new study {study!r} with the default settings")
     return DEFAULT_STUDY, study
+
+
+def _training(spec: StudySpec) -> dict[str, Any]:
+    training = spec.training
+    values = {
+        "batch_size": training.batch_size,
+        "learning_rate": training.lr,
+        "weight_decay": training.weight_decay,
+        "distill_weight": training.distill_weight if spec.parent.enabled else 0.0,
+        "augment": training.augment,
+        "bf16": training.autocast,
+    }
+    if spec.parent.enabled and training.feature_weight > 0:
+        # Left out where it does nothing, so that studies and parents from before there was such a setting go on.
+        values["feature_weight"] = training.feature_weight
+    return values
+
+
+def _parent(spec: StudySpec, shape: Mapping[str, int]) -> dict[str, Any]:
+    """The parent to train, or the one that the user named once it is known to fit."""
+    values = spec.parent.to_dict()
+    source = values.pop("source")
+    if source is None:
+        return values
+    found = find_parent(source, spec.family, **shape)
+    return {
+        "enabled": True,
+        "config": found.config.to_dict(),
+        "source": str(found.folder),
+        "digest": found.digest,
+    }
 
 
 def _data(spec: StudySpec) -> dict[str, Any]:

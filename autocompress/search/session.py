@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 from autocompress.config import CompressionConfig
 from autocompress.errors import NothingFeasibleError, UserError
 from autocompress.paths import make_dir, read_json, write_json
+from autocompress.search.adoption import adopt_parent
 from autocompress.search.confirm import confirm_member
 from autocompress.search.driver import Driver, Listener
 from autocompress.search.executor import RayExecutor, uninterrupted
@@ -102,7 +103,7 @@ class _Session:
 
     def run(self) -> SearchOutcome:
         plan, ledger = self.plan, self.ledger
-        self._train_parent()
+        self._prepare_parent()
         confirm_seconds = plan.confirm_share * plan.budget_seconds if plan.budget_seconds is not None else 0.0
         until = None if plan.budget_seconds is None else plan.budget_seconds - confirm_seconds
         self.trial_seconds = plan.trial_seconds or self._affordable_seconds(until)
@@ -129,10 +130,34 @@ class _Session:
                 raise
         return self._confirm(driver)
 
-    def _train_parent(self) -> None:
-        plan = self.plan
-        if not plan.parent["enabled"]:
+    def _prepare_parent(self) -> None:
+        """Have the parent in the cache: the one that the user named, or one that is trained now."""
+        if not self.plan.parent["enabled"]:
             return
+        link = self.plan.folder / "parent.json"
+        folder = self._adopt_parent() if "source" in self.plan.parent else self._train_parent(link)
+        self.parent = parent = Parent.load(folder)
+        write_json(link, {"folder": str(folder), "config": parent.config.to_dict(), "steps": parent.steps})
+        text = f"parent network: {parent.config.label}"
+        if parent.steps:  # how long a named one was trained is not known here
+            text += f", {parent.steps} steps in {parent.seconds:.0f} s"
+        self.listen({"event": "note", "text": text})
+
+    def _adopt_parent(self) -> Path:
+        """Folder of the parent that the user named, with its lessons about the study's data."""
+        plan = self.plan
+        key = {"digest": plan.parent["digest"], "family": plan.family, "config": plan.parent["config"]}
+        folder = parent_folder({**key, "fingerprint": self.dataset.fingerprint})
+        if not (folder / "parent.json").exists():
+            self.listen({"event": "stage", "stage": "adopting the parent network", "spent": self.ledger.spent})
+            request = {**key, "source": plan.parent["source"], "data": dict(plan.data), "threads": os.cpu_count() or 1}
+            with self.ledger.phase("setup"):
+                self._run_one("parent", adopt_parent, {**request, "folder": str(folder)})
+        return folder
+
+    def _train_parent(self, link: Path) -> Path:
+        """Folder of the trained parent; an earlier run of the study left a link to its own."""
+        plan = self.plan
         budget = plan.budget_seconds or (plan.trials or 1) * (plan.trial_seconds or 60.0) / plan.workers
         asked = plan.parent["config"]
         candidates = (
@@ -149,7 +174,6 @@ class _Session:
         # Threads say how fast it was made, not what it is.
         key = {name: value for name, value in request.items() if name != "threads"}
         folder = parent_folder({**key, "fingerprint": self.dataset.fingerprint})
-        link = self.plan.folder / "parent.json"
         if link.exists():
             folder = Path(read_json(link)["folder"])
         if not (folder / "parent.json").exists():
@@ -163,15 +187,7 @@ class _Session:
             )
             with self.ledger.phase("train"):
                 self._run_one("parent", train_parent, {**request, "folder": str(folder)})
-        self.parent = Parent.load(folder)
-        write_json(link, {"folder": str(folder), "config": self.parent.config.to_dict(), "steps": self.parent.steps})
-        self.listen(
-            {
-                "event": "note",
-                "text": f"parent network: {self.parent.config.label}, {self.parent.steps} steps "
-                f"in {self.parent.seconds:.0f} s",
-            }
-        )
+        return folder
 
     def _run_one(self, key: str, task: Any, request: Mapping[str, Any]) -> None:
         self.executor.submit(key, task, request)
@@ -232,6 +248,7 @@ class _Session:
             max_latency_ms=plan.constraints.max_latency_ms,
             max_memory_bytes=plan.constraints.max_memory_bytes,
             max_size_bytes=plan.constraints.max_size_bytes,
+            recipe=plan.recipe,
         ).to_dict()
 
     # -- confirmation ---------------------------------------------------------------------------------------------
@@ -354,7 +371,7 @@ def search(
         listener: is told what happens, for display.
         options: ``target``, ``data``, ``family``, ``space``, ``objective``, ``min_dice``, ``max_latency`` (ms),
             ``max_memory``, ``max_size``, ``budget``, ``trials``, ``trial_seconds``, ``workers``, ``sampler``, ``seed``,
-            ``no_parent`` and ``no_distill``, as the command takes them.
+            ``parent``, ``no_parent``, ``no_distill`` and ``recipe``, as the command takes them.
 
     Raises:
         UserError: something that the caller can mend, as one line.

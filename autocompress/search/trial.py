@@ -6,6 +6,7 @@ by a measurement with weights that were not trained yet, and only what is left i
 
 from __future__ import annotations
 
+import copy
 import shutil
 import traceback
 from collections.abc import Mapping
@@ -20,14 +21,18 @@ from autocompress.search.clock import Clock
 from autocompress.search.evaluate import evaluate_file
 from autocompress.search.parent import Parent
 from autocompress.search.records import MODEL_FILE, RECIPE_FILE, WEIGHTS_FILE, TrialRequest, TrialResult
+from autocompress.search.repair import FLOAT_LAYERS, Judged, fine_tuning, repaired
 from autocompress.search.variants import Variant, Variants
 
 if TYPE_CHECKING:
     from torch import nn
 
+    from autocompress.compression.pruning import SparseMLPruning
     from autocompress.data.dataset import Dataset, SliceSet
-    from autocompress.training.trainer import TrainOutcome
+    from autocompress.training.trainer import Pruning, TrainOutcome
 
+EXPORTS = "exports"
+"""Folder for files that a trial makes on its way."""
 WORTHWHILE = 0.97
 """Pruning single weights or a lower precision must bring latency below this share of that of the same network without
 it; measurements repeat within about 3 %."""
@@ -58,7 +63,8 @@ def run_trial(values: Mapping[str, Any]) -> None:
         # Libraries raise what they like. The same configuration would fail again, so it is a result like others.
         (folder / "error.txt").write_text(traceback.format_exc())
         result = replace(result, state="failed", reason=f"{type(error).__name__}: {_first_line(error)}")
-    shutil.rmtree(folder / "untrained", ignore_errors=True)
+    for name in ("untrained", EXPORTS):
+        shutil.rmtree(folder / name, ignore_errors=True)
     replace(result, seconds=clock.seconds()).save(folder)
 
 
@@ -101,11 +107,12 @@ class _Trial:
         reason = self._buys_nothing(result, model)
         if reason:
             return replace(result, state="pruned", reason=reason)
-        outcome, recipe = self._train(model)
+        pruning = self._pruning(model)
+        outcome = self._train(model, self.request.training, pruning)
         result = replace(result, steps=outcome.steps)
         if outcome.status != "done":
             return replace(result, state="failed", reason=f"training {outcome.status}: {outcome.reason}")
-        return self._judge(model, recipe, variant, result)
+        return self._judge(model, None if pruning is None else pruning.recipe.text, variant, result)
 
     def build(self) -> tuple[nn.Module, float]:
         """The network with the parent's weights, and the share of its weights that came from there."""
@@ -163,8 +170,14 @@ class _Trial:
             return ""
         return f"{latency:.2f} ms against {other:.2f} ms for {plain.label}: buys no latency here; not trained"
 
-    def _train(self, model: nn.Module) -> tuple[TrainOutcome, str | None]:
+    def _pruning(self, model: nn.Module) -> SparseMLPruning | None:
         from autocompress.compression.pruning import SparseMLPruning
+
+        if self.config.prune_pattern != "unstructured":
+            return None
+        return SparseMLPruning(model, self.config.prune_ratio, recipe=self.request.recipe)
+
+    def _train(self, model: nn.Module, training: Mapping[str, Any], pruning: Pruning | None) -> TrainOutcome:
         from autocompress.training.settings import TrainSettings
         from autocompress.training.trainer import label_resolution_for, train
 
@@ -172,20 +185,17 @@ class _Trial:
         with self.clock.phase("train"):
             with self.turnstile.step():
                 slices: SliceSet = self.dataset.slices(resolution, label_resolution_for(resolution))
-            pruning = None
-            if self.config.prune_pattern == "unstructured":
-                pruning = SparseMLPruning(model, self.config.prune_ratio)
             outcome = train(
                 model,
                 slices,
-                TrainSettings.from_dict(self.request.training),
+                TrainSettings.from_dict(training),
                 teacher=None if self.parent is None else self.parent.soft_targets(),
                 pruning=pruning,
                 room=self.turnstile,
             )
         # Somebody was measuring meanwhile.
         self.clock.move("measure", outcome.waited, "train")
-        return outcome, None if pruning is None else pruning.recipe.text
+        return outcome
 
     def _judge(self, model: nn.Module, recipe: str | None, untrained: Variant, result: TrialResult) -> TrialResult:
         """Export the trained network and judge that very file, run by its engine on whole volumes."""
@@ -193,40 +203,72 @@ class _Trial:
 
         from autocompress.compression.pruning import sparsity_of
 
+        assert untrained.chosen is not None
+        judged, float_dice = self._exported(model, self.config, untrained.chosen, "trained"), None
+        if self.config.precision == "int8":
+            plain = replace(self.config, precision="fp32")
+            float_dice = self._exported(model, plain, untrained.chosen, "float").report.mean
+            engine = untrained.chosen
+            remedies = (lambda: self._mixed(model, engine), lambda: self._fine_tuned(model, engine))
+            judged = repaired(judged, float_dice, remedies)
         with self.clock.phase("export"), self.turnstile.step():
-            save_file(
-                {name: value.contiguous() for name, value in model.state_dict().items()}, self.folder / WEIGHTS_FILE
-            )
+            weights = {name: value.contiguous() for name, value in judged.model.state_dict().items()}
+            save_file(weights, self.folder / WEIGHTS_FILE)
             if recipe is not None:
                 (self.folder / RECIPE_FILE).write_text(recipe)
-            assert untrained.chosen is not None
-            trained = self.variants.export(model, self.config, self.folder / "trained", engine=untrained.chosen)
-            trained.path.replace(self.folder / MODEL_FILE)
-            trained = replace(trained, files={untrained.chosen: self.folder / MODEL_FILE})
-            shutil.rmtree(self.folder / "trained")
+            judged.variant.path.replace(self.folder / MODEL_FILE)
+            trained = replace(judged.variant, files={untrained.chosen: self.folder / MODEL_FILE})
             sparsity = None if recipe is None else sparsity_of(trained.path)
-        with self.clock.phase("evaluate"), self.turnstile.step():
-            report = evaluate_file(
-                trained.path,
-                self.variants.target.engine(untrained.chosen),
-                self.variants.target,
-                self.dataset,
-                "validation",
-                resolution=self.config.resolution,
-                precision=self.config.precision,
-                threads=self.request.threads,
-                turnstile=self.turnstile,
-            )
-        if self.config.prune_pattern == "unstructured":
-            # Training chose other zeros than the stand-in had, and the engine's time depends on where they are.
+        if self.config.prune_pattern == "unstructured" or judged.repair:
+            # Training chose other zeros than the stand-in had, or a repair other layers; both decide the time.
             with self.clock.phase("measure"):
                 trained = self.variants.measure(trained)
             result = replace(result, measurements=trained.measurements)
         return replace(
             result,
             state="complete",
-            dice=report.mean,
-            per_class=report.per_class,
+            dice=judged.report.mean,
+            per_class=judged.report.per_class,
             size_bytes=trained.size_bytes,
             sparsity=sparsity,
+            dice_float=float_dice,
+            repair=judged.repair,
         )
+
+    def _exported(
+        self, model: nn.Module, config: CompressionConfig, engine: str, folder: str, *, keep_float: int = 0
+    ) -> Judged:
+        """The network as a file for one engine, and the Dice of that file on the validation volumes."""
+        with self.clock.phase("export"), self.turnstile.step():
+            place = self.folder / EXPORTS / folder
+            variant = self.variants.export(model, config, place, engine=engine, keep_float=keep_float)
+        with self.clock.phase("evaluate"), self.turnstile.step():
+            report = evaluate_file(
+                variant.path,
+                self.variants.target.engine(engine),
+                self.variants.target,
+                self.dataset,
+                "validation",
+                resolution=config.resolution,
+                precision=config.precision,
+                threads=self.request.threads,
+                turnstile=self.turnstile,
+            )
+        return Judged(model, variant, report)
+
+    def _mixed(self, model: nn.Module, engine: str) -> Judged:
+        """The layers that lose most by rounding stay in float32."""
+        judged = self._exported(model, self.config, engine, "mixed", keep_float=FLOAT_LAYERS)
+        return replace(judged, repair=f"the {FLOAT_LAYERS} most sensitive layers in float32")
+
+    def _fine_tuned(self, model: nn.Module, engine: str) -> Judged:
+        """A copy of the network after a short training that sees the rounding."""
+        from autocompress.compression.pruning import KeepZeros
+        from autocompress.compression.quantization_aware import quantization_aware
+
+        tuned = copy.deepcopy(model)
+        keep = KeepZeros(tuned) if self.config.prune_pattern == "unstructured" else None
+        with quantization_aware(tuned):
+            outcome = self._train(tuned, fine_tuning(self.request.training), keep)
+        judged = self._exported(tuned, self.config, engine, "tuned")
+        return replace(judged, repair=f"{outcome.steps} steps of quantization-aware fine-tuning")

@@ -84,6 +84,7 @@ class Variants:
         *,
         engine: str | None = None,
         untrained: bool = False,
+        keep_float: int = 0,
     ) -> Variant:
         """Write the network in the form and precision that each engine wants.
 
@@ -92,12 +93,15 @@ class Variants:
             config: its configuration.
             folder: where the files go.
             engine: only the file for this one.
-            untrained: the weights are not final: zeros are put where magnitude pruning would put them now.
+            untrained: the weights are not final: zeros are put where pruning would put them now.
+            keep_float: with INT8, so many of the most sensitive layers stay in float32.
         """
         from autocompress.compression.precision import calibration_slices
+        from autocompress.compression.pruning import with_zeros_of
 
         if untrained and config.prune_pattern == "unstructured":
-            model = with_zeros(model, config.prune_ratio)
+            recipe = self._request.recipe
+            model = with_zeros(model, config.prune_ratio) if recipe is None else with_zeros_of(recipe, model)
         files = export_for(
             model,
             config,
@@ -106,6 +110,7 @@ class Variants:
             in_channels=self._dataset.in_channels,
             calibration=lambda: calibration_slices(self._dataset.slices(config.resolution).images),
             threads=self._request.threads,
+            keep_float=keep_float,
         )
         return Variant(config, files)
 

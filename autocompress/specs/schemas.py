@@ -435,7 +435,7 @@ class Budget(Spec):
 
 
 class ParentSpec(Spec):
-    """The parent network, trained once, from which every trial inherits its weights."""
+    """The parent network, trained once or named, from which every trial inherits its weights."""
 
     enabled: Flag = True
     """False trains every trial from scratch."""
@@ -446,6 +446,16 @@ class ParentSpec(Spec):
         Discriminator(lambda value: "<values>" if isinstance(value, Mapping) else "<auto>"),
     ] = "auto"
     """``auto`` takes the widest, deepest network of the space that the budget affords; or fields of a configuration."""
+    source: Text | None = None
+    """Folder of a bundle or of a trained parent, relative to the working directory, to use in place of training one."""
+
+    @model_validator(mode="after")
+    def _source_stands_alone(self) -> ParentSpec:
+        if self.source is not None and not self.enabled:
+            raise ValueError("has a source and enabled: false; keep one of them")
+        if self.source is not None and self.config != "auto":
+            raise ValueError("has a source, which has its own configuration; leave config out")
+        return self
 
     @model_validator(mode="after")
     def _config_exists(self) -> ParentSpec:
@@ -479,6 +489,10 @@ class TrainingSpec(Spec):
     """Weight decay of AdamW, 0 to 1."""
     distill_weight: Annotated[Number, Field(ge=0, le=1)] = 0.5
     """Share of the parent's softened outputs in the loss, 0 to 1; 0 switches distillation off."""
+    feature_weight: Annotated[Number, Field(ge=0, le=10)] = 0.0
+    """Weight of the distance between maps of the student's and the parent's encoder stages, 0 (not compared) to 10."""
+    recipe: Text | None = None
+    """SparseML recipe for trials with unstructured pruning, relative to the working directory; None writes one."""
     augment: Flag = True
     """Small random rotations, scalings, shifts and changes of contrast."""
     autocast: Literal["auto", "on", "off"] = "auto"
@@ -553,7 +567,8 @@ class StudySpec(_Named):
         _check_unique("targets", self.targets)
         if self.budget.seconds is None and self.budget.trials is None:
             raise ValueError("must limit the budget: give budget.seconds, budget.trials or both")
-        if (self.parent.share if self.parent.enabled else 0.0) + self.confirm.share >= 1:
+        trains_parent = self.parent.enabled and self.parent.source is None
+        if (self.parent.share if trains_parent else 0.0) + self.confirm.share >= 1:
             raise ValueError("leaves nothing for the trials: parent.share and confirm.share together must be below 1")
         return self
 

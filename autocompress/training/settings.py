@@ -30,6 +30,8 @@ class TrainSettings:
         augment: small rotations, scalings, shifts and changes of contrast; never a flip unless asked for.
         flip_horizontal, flip_vertical: mirror half of the slices. Off by default: organs have a side.
         distill_weight: share of the cross-entropy that the teacher's logits take over, 0 to 1, where there is one.
+        feature_weight: weight of the distance between the student's and the teacher's maps of their encoder stages
+            (`autocompress.training.distillation.attention_loss`), 0 to 10, where the teacher has such maps.
         temperature: softening of teacher's and student's logits, at least 1.
         bf16: run the network's matrix products in bfloat16: ``on``, ``off``, or ``auto`` for where it is faster.
         threads: CPU threads; None leaves PyTorch's own setting.
@@ -52,6 +54,7 @@ class TrainSettings:
     flip_horizontal: bool = False
     flip_vertical: bool = False
     distill_weight: float = 0.5
+    feature_weight: float = 0.0
     temperature: float = 1.0
     bf16: Bf16 = "auto"
     threads: int | None = None
@@ -104,6 +107,7 @@ _RANGES: tuple[tuple[str, float, float], ...] = (
     ("dice_weight", 0.0, 100.0),
     ("seed", 0, 2**63 - 1),
     ("distill_weight", 0.0, 1.0),
+    ("feature_weight", 0.0, 10.0),
     ("temperature", 1.0, 100.0),
     ("threads", 1, 4096),
 )

@@ -18,7 +18,15 @@ from torch import Tensor, nn
 from autocompress.data.dataset import LabelArray, SliceSet
 from autocompress.errors import ConfigError, DataError
 from autocompress.training import augment, compute
-from autocompress.training.distillation import SoftTargets, distillation_loss, soft_targets
+from autocompress.training.distillation import (
+    SoftTargets,
+    StageMaps,
+    attention_loss,
+    attention_map,
+    distillation_loss,
+    soft_targets,
+    watched,
+)
 from autocompress.training.losses import segmentation_loss
 from autocompress.training.settings import TrainSettings
 
@@ -97,8 +105,9 @@ def train(
         slices: training slices; their labels may have a higher resolution than the images, and the loss is then
             taken at that resolution (see `label_resolution_for`).
         settings: how to train.
-        teacher: its logits over all slices (`soft_targets`), or a network at the slices' own resolution whose logits
-            are computed first, at the budget's cost.
+        teacher: its logits over all slices (`soft_targets`), and maps of its stages, of which those count that the
+            model has too; or a network at the slices' own resolution whose logits are computed first, at the
+            budget's cost.
         pruning: makes or keeps zeros.
         room: each step is taken inside ``room.step()``.
         on_progress: called after each step with (steps so far, share of the budget used, loss, seconds of training).
@@ -158,6 +167,8 @@ class _Run:
         self.waited = 0.0
         self.losses: list[float] = []
         self.targets: SoftTargets | None = None
+        self.stages: tuple[StageMaps, ...] = ()
+        self.outputs: dict[str, Tensor] = {}
 
     def train(
         self,
@@ -168,8 +179,17 @@ class _Run:
     ) -> TrainOutcome:
         self._check_labels()
         start_from_prior(self.model, self.slices.labels)
-        if teacher is not None and self.settings.distill_weight > 0:
+        if teacher is not None and max(self.settings.distill_weight, self.settings.feature_weight) > 0:
             self._take_targets(teacher)
+        with watched(self.model, [each.stage for each in self.stages]) as self.outputs:
+            return self._loop(pruning, on_progress, stop)
+
+    def _loop(
+        self,
+        pruning: Pruning | None,
+        on_progress: Callable[[int, float, float, float], None] | None,
+        stop: Callable[[], str | None] | None,
+    ) -> TrainOutcome:
         optimizer = make_optimizer(self.model, self.settings)
         batches = self._batches()
         if pruning is not None:
@@ -205,13 +225,16 @@ class _Run:
         fraction = self.fraction
         for group in optimizer.param_groups:
             group["lr"] = self.settings.learning_rate * schedule(fraction, self.settings.warmup)
-        images, labels, soft = self._load(chosen)
+        images, labels, soft, maps = self._load(chosen)
         with compute.autocast(self.device, self.bf16):
             logits = self.model(images)
         share = 0.0 if soft is None else self.settings.distill_weight
         loss = segmentation_loss(logits, labels, self.settings.dice_weight, 1 - share)
         if soft is not None:
             loss = loss + share * distillation_loss(logits, soft, self.settings.temperature)
+        if maps:
+            own = [attention_map(self.outputs[each.stage.module], each.stage.channel_axis) for each in self.stages]
+            loss = loss + self.settings.feature_weight * attention_loss(own, maps)
         value = float(loss.detach())  # waits for the GPU, so that a step has ended when the room is left
         if not math.isfinite(value):
             return value
@@ -225,16 +248,21 @@ class _Run:
             pruning.after_step()
         return value
 
-    def _load(self, chosen: NDArray[np.int64]) -> tuple[Tensor, Tensor, Tensor | None]:
+    def _load(self, chosen: NDArray[np.int64]) -> tuple[Tensor, Tensor, Tensor | None, list[Tensor]]:
+        """Images, labels, and the teacher's logits and maps of some slices, augmented alike."""
         images = torch.from_numpy(np.array(self.slices.images[chosen])).to(self.device)
         labels = torch.from_numpy(np.array(self.slices.labels[chosen])).to(self.device)
-        soft = None if self.targets is None else self.targets.batch(chosen).to(self.device)
+        soft = None
+        if self.targets is not None and self.settings.distill_weight > 0:
+            soft = self.targets.batch(chosen).to(self.device)
+        maps = [each.batch(chosen).to(self.device) for each in self.stages]
         if not self.settings.augment:
-            return images, labels.long(), soft
+            return images, labels.long(), soft, maps
         matrices = augment.draw_geometry(self.rng, len(chosen), self.augmentation).to(self.device)
         images = augment.change_intensity(augment.warp(images, matrices), self.rng, self.augmentation)
         labels = augment.warp_labels(labels, matrices)
-        return images, labels, None if soft is None else augment.warp(soft, matrices, outside="border")
+        soft = None if soft is None else augment.warp(soft, matrices, outside="border")
+        return images, labels, soft, [augment.warp(each, matrices, outside="border") for each in maps]
 
     def _batches(self) -> Iterator[NDArray[np.int64]]:
         """Indices of the slices of each step: every slice once an epoch, in a new order."""
@@ -265,11 +293,15 @@ class _Run:
         else:
             with self._inside():
                 self.targets = soft_targets(teacher, self.slices.images, device=self.device)
-        if len(self.targets.logits) != len(self.slices.images):
-            raise ConfigError(
-                f"the teacher's logits cover {len(self.targets.logits)} slices, the training split has "
-                f"{len(self.slices.images)}; compute them anew for this data"
-            )
+        if self.settings.feature_weight > 0:
+            modules = {name for name, _ in self.model.named_modules()}
+            self.stages = tuple(each for each in self.targets.stages if each.stage.module in modules)
+        for what, array in (("logits", self.targets.logits), *(("maps", each.maps) for each in self.stages)):
+            if len(array) != len(self.slices.images):
+                raise ConfigError(
+                    f"the teacher's {what} cover {len(array)} slices, the training split has "
+                    f"{len(self.slices.images)}; compute them anew for this data"
+                )
 
     def _check_labels(self) -> None:
         """A label beyond the classes would be an obscure index error on the CPU and kill a GPU's context."""

@@ -10,6 +10,7 @@ from autocompress.config import CompressionConfig
 from autocompress.errors import ConfigError
 from autocompress.models import blocks, build, get_family
 from autocompress.models.complexity import complexity
+from autocompress.training.distillation import attention_map, watched
 
 
 @pytest.fixture(autouse=True)
@@ -154,6 +155,21 @@ def test_channels_are_multiples_of_the_heads_and_no_head_is_a_single_channel() -
 
     assert channels(0.25) == [32, 80, 128]
     assert channels(0.02) == [16, 16, 16]
+
+
+def test_feature_stages_are_the_encoders_from_fine_to_coarse_under_the_same_names() -> None:
+    family = get_family("dae-former")
+    names = {}
+    for levels in (1, 3):
+        model = family.build(CompressionConfig(32, levels, 0.125), 1, 2)
+        stages = family.feature_stages(model)
+        names[levels] = [stage.module for stage in stages]
+        with torch.no_grad(), watched(model, stages) as outputs:
+            model(torch.zeros(2, 1, 32, 32))
+        for level, stage in enumerate(stages):
+            side = 32 // 4 // 2**level
+            assert attention_map(outputs[stage.module], stage.channel_axis).shape == (2, side, side)
+    assert len(names[3]) == 3 and names[1] == names[3][:1]
 
 
 def test_shuffle_places_rows_before_columns() -> None:

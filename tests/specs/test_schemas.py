@@ -192,6 +192,11 @@ class TestStudySpec:
             ({"training": {"learning_rate": 1}}, "field training.learning_rate: unknown; known are augment"),
             ({"parent": {"config": {"resolution": 31}}}, "field parent: has a wrong config: resolution 31"),
             ({"parent": {"config": "widest"}}, "field parent.config: 'widest' must be 'auto'"),
+            ({"parent": {"source": ""}}, "field parent.source: '' must not be empty"),
+            ({"parent": {"source": "old", "enabled": False}}, "field parent: has a source and enabled: false"),
+            ({"parent": {"source": "old", "config": {"resolution": 64}}}, "field parent: has a source, which has its"),
+            ({"training": {"feature_weight": 11}}, "field training.feature_weight: 11 must be less than or equal to"),
+            ({"training": {"recipe": 3}}, "field training.recipe: 3 must be text"),
             ({"parent": {"share": 0.5}, "confirm": {"share": 0.5}}, "leaves nothing for the trials"),
             ({"space": {"resolution": [20]}}, "field space.resolution[0]: 20 must be greater than or equal to 32"),
             ({"sampler": {"name": "grid"}}, "field sampler.name: 'grid' must be 'auto', 'gp'"),
@@ -209,6 +214,10 @@ class TestStudySpec:
         assert StudySpec.from_dict({}).parent.compression_config is None
         given = StudySpec.from_dict({"parent": {"config": {"resolution": 64, "levels": 3}}})
         assert given.parent.compression_config == CompressionConfig(64, levels=3)
+
+    def test_a_named_parent_takes_no_share_of_the_budget(self) -> None:
+        share = {"share": 0.5, "source": "runs/old/bundles/best"}
+        assert StudySpec.from_dict({"parent": share, "confirm": {"share": 0.5}}).parent.source == share["source"]
 
     def test_survives_json(self) -> None:
         study = load_study("phantoms", {"training.trial_seconds": "45s", "targets": ["cpu", "./mine.yaml"]})

@@ -20,6 +20,7 @@ from autocompress.training.settings import TrainSettings
         ({"steps": 2.5}, "steps"),
         ({"steps": 5, "learning_rate": 0}, "learning_rate"),
         ({"steps": 5, "distill_weight": 1.5}, "distill_weight"),
+        ({"steps": 5, "feature_weight": -1}, "feature_weight"),
         ({"steps": 5, "temperature": 0.5}, "temperature"),
         ({"steps": 5, "bf16": "yes"}, "bf16"),
         ({"steps": 5, "augment": "no"}, "augment"),

@@ -1,0 +1,65 @@
+"""What is tried when INT8 costs too much Dice: mixed precision, then a short quantization-aware fine-tune."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from autocompress.search.variants import Variant
+    from autocompress.training.metrics import DiceReport
+
+TOLERATED_DROP = 0.5
+"""Dice points that a lower precision may cost before something is done about it."""
+FLOAT_LAYERS = 6
+"""Layers that mixed precision keeps in float32: about a tenth of a two-level DAE-Former's."""
+FINE_TUNE_SHARE = 0.2
+"""Of a trial's training time, for the fine-tune."""
+FINE_TUNE_RATE = 0.1
+"""Of the peak learning rate."""
+
+
+@dataclass(frozen=True)
+class Judged:
+    """An exported network with the Dice of its file.
+
+    Attributes:
+        model: whose weights it holds.
+        variant: the file.
+        report: its Dice on the validation volumes.
+        repair: what was done to it beyond rounding; empty for nothing.
+    """
+
+    model: nn.Module
+    variant: Variant
+    report: DiceReport
+    repair: str = ""
+
+
+def repaired(rounded: Judged, float_dice: float, remedies: Sequence[Callable[[], Judged]]) -> Judged:
+    """The first that loses at most `TOLERATED_DROP`, else the best of all.
+
+    Args:
+        rounded: the network as it was quantized after training.
+        float_dice: Dice in percent of the same network in float32.
+        remedies: cheapest first; each is tried only where those before it were not enough.
+    """
+    tried = [rounded]
+    for remedy in remedies:
+        if float_dice - max(each.report.mean for each in tried) <= TOLERATED_DROP:
+            break
+        tried.append(remedy())
+    return max(tried, key=lambda each: each.report.mean)
+
+
+def fine_tuning(training: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings of the fine-tune from those of a trial's training (`autocompress.training.TrainSettings`)."""
+    settings = {**training, "learning_rate": FINE_TUNE_RATE * training["learning_rate"]}
+    if settings.get("steps") is not None:
+        settings["steps"] = max(1, round(FINE_TUNE_SHARE * settings["steps"]))
+    else:
+        settings["seconds"] = FINE_TUNE_SHARE * settings["seconds"]
+    return settings
