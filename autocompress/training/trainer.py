@@ -30,6 +30,9 @@ from autocompress.training.distillation import (
 from autocompress.training.losses import segmentation_loss
 from autocompress.training.settings import TrainSettings
 
+WARMUP_STEPS = 30
+"""Steps before the learning rate may reach its peak."""
+
 Status = Literal["done", "stopped", "diverged"]
 
 
@@ -224,7 +227,7 @@ class _Run:
     def _step(self, chosen: NDArray[np.int64], optimizer: torch.optim.Optimizer, pruning: Pruning | None) -> float:
         fraction = self.fraction
         for group in optimizer.param_groups:
-            group["lr"] = self.settings.learning_rate * schedule(fraction, self.settings.warmup)
+            group["lr"] = self.settings.learning_rate * schedule(fraction, self.settings.warmup, self.steps)
         images, labels, soft, maps = self._load(chosen)
         with compute.autocast(self.device, self.bf16):
             logits = self.model(images)
@@ -344,12 +347,17 @@ def start_from_prior(model: nn.Module, labels: LabelArray) -> bool:
     return True
 
 
-def schedule(fraction: float, warmup: float) -> float:
-    """Learning rate relative to its peak: linear up to ``warmup``, then half a cosine down to 0 at 1."""
+def schedule(fraction: float, warmup: float, steps: int) -> float:
+    """Learning rate relative to its peak: linear up to ``warmup``, then half a cosine down to 0 at 1.
+
+    Whatever the budget, the first `WARMUP_STEPS` steps are slower: AdamW knows the size of the gradients only after
+    some tens of them, and inherited weights are easily lost meanwhile.
+    """
+    # Never zero, or the first step would teach nothing.
+    slow = min(1.0, (steps + 1) / WARMUP_STEPS)
     if fraction < warmup:
-        # Never zero, or the first step would teach nothing.
-        return max(fraction / warmup, 0.02)
-    return 0.5 * (1 + math.cos(math.pi * min(1.0, (fraction - warmup) / (1 - warmup))))
+        return max(min(fraction / warmup, slow), 0.02)
+    return slow * 0.5 * (1 + math.cos(math.pi * min(1.0, (fraction - warmup) / (1 - warmup))))
 
 
 def make_optimizer(model: nn.Module, settings: TrainSettings) -> torch.optim.Optimizer:

@@ -118,11 +118,20 @@ def test_fewer_slices_than_a_batch(network: Build, squares: SliceSet) -> None:
 
 
 def test_schedule() -> None:
-    assert schedule(0.0, 0.1) == pytest.approx(0.02)
-    assert schedule(0.05, 0.1) == pytest.approx(0.5)
-    assert schedule(0.1, 0.1) == pytest.approx(1.0)
-    assert schedule(0.55, 0.1) == pytest.approx(0.5)
-    assert schedule(1.0, 0.1) == pytest.approx(0.0)
+    late = 1000
+    assert schedule(0.0, 0.1, late) == pytest.approx(0.02)
+    assert schedule(0.05, 0.1, late) == pytest.approx(0.5)
+    assert schedule(0.1, 0.1, late) == pytest.approx(1.0)
+    assert schedule(0.55, 0.1, late) == pytest.approx(0.5)
+    assert schedule(1.0, 0.1, late) == pytest.approx(0.0)
+
+
+def test_the_first_steps_are_slow_however_short_the_training() -> None:
+    # 41 steps in all: the warm-up of 5 % would be over after two.
+    rates = [schedule(step / 41, 0.05, step) for step in range(41)]
+    assert rates[2] == pytest.approx(3 / 30, rel=0.1)
+    assert max(rates) < 0.6
+    assert rates.index(max(rates)) > 10
 
 
 def test_only_matrices_decay() -> None:
