@@ -50,6 +50,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--precision", choices=PRECISIONS, help="number format to compute in; the model's own by default"
     )
     parser.add_argument("--input", metavar="NPY", help="images as N x C x R x R float32; noise by default")
+    parser.add_argument("--predict", action="store_true", help="predict the figures of a target that is not at hand")
     parser.add_argument("--remeasure", action="store_true", help="measure also what was measured before")
     parser.add_argument("--family", default="dae-former", help="model family of a configuration (default dae-former)")
     parser.add_argument(
@@ -63,6 +64,7 @@ def run(args: argparse.Namespace) -> int:
     """Measure one model."""
     from autocompress.hardware.cache import LatencyCache
     from autocompress.hardware.measure import measure
+    from autocompress.hardware.predicted import predicted_target
     from autocompress.hardware.targets import resolve_target
     from autocompress.specs.library import load_spec
 
@@ -71,7 +73,8 @@ def run(args: argparse.Namespace) -> int:
         raise UserError(f"{source}: no such file or folder; give an ONNX file, a bundle or a configuration as JSON")
     profile = _with_threads(load_spec("target", args.target), args.threads)
     engines = None if args.engines is None else [name.strip() for name in args.engines.split(",") if name.strip()]
-    target = resolve_target(profile, engines=engines)
+    predict = args.predict or profile.host.kind != "local"
+    target = predicted_target(profile, engines=engines) if predict else resolve_target(profile, engines=engines)
     with tempfile.TemporaryDirectory(prefix="autocompress-measure-") as scratch:
         subject = _subject(source, args, target, Path(scratch))
         found = measure(
@@ -230,6 +233,9 @@ def _protocol(found: MeasurementSet) -> list[str]:
         f"{each.engine}: {each.latency.runs} runs on {each.conditions.get('threads')} threads of "
         f"{each.conditions.get('cpu_model')}, p90 within {each.latency.p90_interval[0]:.3f} to "
         f"{each.latency.p90_interval[1]:.3f} ms (95 %)"
+        if each.measured
+        else f"{each.engine}: predicted from {each.conditions.get('basis')}; "
+        f"between {each.latency.p90_interval[0]:.3f} and {each.latency.p90_interval[1]:.3f} ms (90 %)"
         for each in found.measurements
         if each.latency is not None
     ]

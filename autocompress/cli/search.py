@@ -24,8 +24,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments of ``autocompress search``."""
     what = parser.add_argument_group("what to search")
     what.add_argument("--study", metavar="NAME", help="a study's YAML by name or path, or a name for a new study")
-    what.add_argument("--target", metavar="NAME", help="hardware profile by name or path (see 'autocompress targets')")
+    what.add_argument(
+        "--target",
+        metavar="NAME",
+        action="append",
+        help="hardware profile by name or path (see 'autocompress targets')",
+    )
     what.add_argument("--engines", metavar="A,B", help="use only these engines of the target")
+    what.add_argument("--predict", action="store_true", help="predict latency and memory; the target is not at hand")
     what.add_argument("--data", metavar="PATH", help="data set: a folder, or 'phantoms'")
     what.add_argument("--family", metavar="NAME", help="model family (see 'autocompress list models')")
     what.add_argument("--space", metavar="NAME", help="search space by name or path")
@@ -81,6 +87,7 @@ def run(args: argparse.Namespace) -> int:
         engines=None if args.engines is None else [name.strip() for name in args.engines.split(",")],
         priors=not args.no_priors,
         ray_address=args.ray_address,
+        predict=args.predict,
     )
     title = f"study {plan.name}: {plan.family} on {plan.data['name_or_path']} for {plan.target.name}"
     with Display(console, title, plan.budget_seconds, plan.trials) as display:

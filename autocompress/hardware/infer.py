@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import tempfile
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -54,7 +56,7 @@ def infer(
     Args:
         model: ONNX file.
         engine: one of the target's engines, or its name.
-        target: where it runs.
+        target: where it runs; for a target whose figures are predicted, ONNX Runtime runs it here.
         inputs: arrays of N x C x R x R float32, such as one volume each; N from 1.
         precision: number format to compute in; it matters where one file serves several (bf16 with openvino).
         turnstile: with one, the engine enters the room for each sample, so that a measurement by another worker is
@@ -70,9 +72,17 @@ def infer(
         TargetError: the target has no such engine.
     """
     chosen = target.engine(engine) if isinstance(engine, str) else engine
-    host = open_host(target.host_kind)
+    if target.predicted:
+        chosen = stand_in_for(chosen)
+    host = open_host("local" if target.predicted else target.host_kind)
     for chunk in _chunks(inputs, chunk_bytes):
         yield from _infer(model, chosen, host, chunk, precision, turnstile, timeout_seconds)
+
+
+def stand_in_for(engine: Engine) -> Engine:
+    """What computes the outputs of an engine that is not at hand: ONNX Runtime on this machine's processor."""
+    threads = min(engine.threads, os.cpu_count() or 1)
+    return replace(engine, name="onnxruntime", device="cpu", threads=threads, python=None, options={})
 
 
 def _chunks(inputs: Iterable[FloatArray], limit: int) -> Iterator[list[FloatArray]]:

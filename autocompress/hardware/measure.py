@@ -17,6 +17,7 @@ from autocompress.hardware.cache import LatencyCache, measurement_key
 from autocompress.hardware.gate import refuse_config, refuse_model
 from autocompress.hardware.hosts import AgentJob, AgentReport, Host, open_host
 from autocompress.hardware.infer import engine_request
+from autocompress.hardware.predicted import predicted_measurement
 from autocompress.hardware.records import Latency, Measurement
 from autocompress.hardware.settings import MeasureSettings
 from autocompress.hardware.targets import Engine, Target
@@ -61,7 +62,7 @@ def measure(
     remeasure: bool = False,
     turnstile: Turnstile | None = None,
 ) -> MeasurementSet:
-    """Measure the latency of a model with each usable engine of a target.
+    """Measure the latency of a model with each usable engine of a target, or predict it where the target says so.
 
     A failure of an engine is a measurement with another outcome than ``ok``; it never raises.
 
@@ -86,7 +87,6 @@ def measure(
         raise RuntimeError("a measurement cannot begin inside a step of the same thread: it would wait for itself")
     wanted = settings or MeasureSettings()
     number_format = precision or (config.precision if config is not None else "fp32")
-    host = open_host(target.host_kind)
     results = []
     for engine in target.engines:
         path = model if isinstance(model, Path) else model.get(engine.name)
@@ -99,6 +99,9 @@ def measure(
                 _failure(engine, target, AgentReport("unsupported", f"{engine.name}: {reason}", {}, "", 0.0))
             )
             continue
+        if target.predicted:
+            results.append(predicted_measurement(path, engine, target, number_format))
+            continue
         key = None
         if cache is not None:
             key = measurement_key(path, engine, target, number_format, inputs.shape[1:], wanted)
@@ -106,7 +109,7 @@ def measure(
             if known is not None:
                 results.append(known)
                 continue
-        result = _measure(path, engine, target, host, inputs, number_format, wanted, room)
+        result = _measure(path, engine, target, open_host(target.host_kind), inputs, number_format, wanted, room)
         if cache is not None and key is not None:
             cache.put(key, result)
         results.append(result)

@@ -90,6 +90,8 @@ class Target:
         memory_bytes: memory for model and engine; None for no limit.
         power_mode: that the profile demands; None for any.
         latency_metric: percentile by which the best of several engines is chosen.
+        predicted: whether figures are predicted and not measured (`autocompress.hardware.predicted`).
+        predictors: `autocompress.hardware.prediction.Predictor` as plain values, by engine name.
     """
 
     name: str
@@ -101,6 +103,8 @@ class Target:
     memory_bytes: int | None = None
     power_mode: str | None = None
     latency_metric: str = "p50"
+    predicted: bool = False
+    predictors: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def usable(self) -> bool:
@@ -157,7 +161,7 @@ def resolve_target(profile: HardwareProfile, *, engines: Sequence[str] | None = 
     wanted = [each for each in target.unusable if engines is not None and each.name in engines]
     if wanted or not target.engines:
         reasons = "; ".join(each.line for each in wanted or target.unusable)
-        raise TargetError(f"target {profile.name} cannot be used here: {reasons}")
+        raise TargetError(f"target {profile.name} cannot be used here: {reasons}; or predict its figures (--predict)")
     return target
 
 
@@ -198,7 +202,9 @@ def inspect_target(
             report = _probe(profile, spec, known)
             if report.outcome != "ok":
                 reason = report.message.removeprefix(f"{spec.name}: ")
-                unusable.append(Unusable(spec.name, reason, install_hint(spec.name, profile.device), notice))
+                local = profile.host.kind == "local"
+                remedy = install_hint(spec.name, profile.device) if local else "a search predicts its figures"
+                unusable.append(Unusable(spec.name, reason, remedy, notice))
                 continue
             facts = report.answer["host"]
             usable.append(_engine(profile, spec, report, facts, notice))
@@ -218,6 +224,8 @@ def inspect_target(
 def _probe(
     profile: HardwareProfile, spec: EngineSpec, known: dict[tuple[str, str | None, str], AgentReport]
 ) -> AgentReport:
+    if profile.host.kind != "local":
+        return _ask(profile, spec)
     key = (spec.name, spec.python, profile.device)
     if key not in known:
         known[key] = _ask(profile, spec)
@@ -230,9 +238,11 @@ def _ask(profile: HardwareProfile, spec: EngineSpec) -> AgentReport:
     def refused(text: str) -> AgentReport:
         return AgentReport("unsupported", f"{spec.name}: {text}", {}, "starting", 0.0)
 
+    if profile.host.kind != "local":
+        return refused("its host is not this machine, and this version measures on this machine only")
     if spec.name not in AGENT_ENGINES:
         return refused(f"this version measures with {', '.join(AGENT_ENGINES)} only")
-    if profile.host.kind == "local" and spec.python is None and importlib.util.find_spec(spec.name) is None:
+    if spec.python is None and importlib.util.find_spec(spec.name) is None:
         version = f"{sys.version_info.major}.{sys.version_info.minor}"
         return refused(f"not installed in this Python {version}")
     request = {"engine": spec.name, "probe": True, "device": profile.device}

@@ -137,7 +137,8 @@ def confirm_member(values: Mapping[str, Any]) -> None:
             recipe=recipe,
             replace=True,
         )
-        _check(bundle, None if engine.name in EVALUATION_ONLY else variants.target)
+        elsewhere = variants.target.predicted or engine.name in EVALUATION_ONLY
+        _check(bundle, None if elsewhere else variants.target)
     latency = measurement.latency
     member = FrontMember(
         trial=request.number,

@@ -86,7 +86,11 @@ class SearchPlan:
         return {
             "family": self.family,
             "data": dict(self.data),
-            "target": {"name": self.target.name, "engines": [engine.name for engine in self.target.engines]},
+            "target": {
+                "name": self.target.name,
+                "engines": [engine.name for engine in self.target.engines],
+                **({"predicted": True} if self.target.predicted else {}),
+            },
             "percentile": self.percentile,
             "training": training,
             # Where a named parent lies may change, its weights may not.

@@ -9,6 +9,7 @@ from typing import Any
 
 from autocompress.data import open_dataset
 from autocompress.errors import SpecError, UserError
+from autocompress.hardware.predicted import basis_of, predicted_target, with_predictors
 from autocompress.hardware.targets import resolve_target
 from autocompress.models import get_family
 from autocompress.search.adoption import find_parent
@@ -50,6 +51,7 @@ def resolve(
     engines: Sequence[str] | None = None,
     priors: bool = True,
     ray_address: str | None = None,
+    predict: bool = False,
 ) -> SearchPlan:
     """Resolve a study.
 
@@ -62,6 +64,7 @@ def resolve(
         engines: engines of the target to use; all that can be used by default.
         priors: try the paper's steps A to D first.
         ray_address: of a running Ray cluster.
+        predict: predict latency and memory instead of measuring them, for a target that is not at hand.
 
     Raises:
         UserError: a name is unknown, a value is not allowed, the data cannot be read, the target cannot be used.
@@ -73,10 +76,18 @@ def resolve(
         raise SpecError(f"study {base} names no data set; give one with --data")
     if len(spec.targets) > 1:
         raise SpecError(
-            f"study {base} has the targets {', '.join(spec.targets)}; a search takes one, name it with --target"
+            f"targets {', '.join(spec.targets)}: a search takes one of them; name it with --target, and search for the "
+            "others with --parent, which spares the training of their parent"
         )
     profile = load_spec("target", spec.target)
-    target = resolve_target(profile, engines=engines)
+    # A device elsewhere is not at hand for this version.
+    target = (
+        predicted_target(profile, engines=engines)
+        if predict or profile.host.kind != "local"
+        else with_predictors(resolve_target(profile, engines=engines))
+    )
+    if target.predicted:
+        notes.append(f"latency and memory of {target.name} are predicted, not measured: {basis_of(target)}")
     data = _data(spec)
     dataset = open_dataset(**data)
     if not dataset.cases("validation"):
@@ -142,7 +153,8 @@ def overrides_of(values: Mapping[str, Any]) -> dict[str, Any]:
     """
     changes = {field: values[name] for name, field in _OVERRIDES.items() if values.get(name) is not None}
     if values.get("target") is not None:
-        changes["targets"] = [values["target"]]
+        target = values["target"]
+        changes["targets"] = [target] if isinstance(target, str) else list(target)
     if values.get("budget") is not None or values.get("trials") is not None:
         # One limit on the command line replaces both of the file: --trials 20 means twenty trials.
         changes["budget"] = {

@@ -361,13 +361,14 @@ def search(
     engines: Sequence[str] | None = None,
     priors: bool = True,
     ray_address: str | None = None,
+    predict: bool = False,
     listener: Listener | None = None,
     **options: Any,
 ) -> tuple[FrontMember, ...]:
     """Search, as ``autocompress search`` does, and return the confirmed front, fastest first.
 
     Args:
-        study, out, storage, engines, priors, ray_address: see `autocompress.search.resolve.resolve`.
+        study, out, storage, engines, priors, ray_address, predict: see `autocompress.search.resolve.resolve`.
         listener: is told what happens, for display.
         options: ``target``, ``data``, ``family``, ``space``, ``objective``, ``min_dice``, ``max_latency`` (ms),
             ``max_memory``, ``max_size``, ``budget``, ``trials``, ``trial_seconds``, ``workers``, ``sampler``, ``seed``,
@@ -390,6 +391,7 @@ def search(
         engines=engines,
         priors=priors,
         ray_address=ray_address,
+        predict=predict,
     )
     outcome = run_search(plan, listener or (lambda _: None), begun=begun)
     if not outcome.front:

@@ -89,7 +89,8 @@ class ConfigSpace:
         """The steps A to D of Embedded-ViT, one by one and combined, as far as this space holds them.
 
         The baseline is the largest network of the space; step A halves and quarters its resolution, step B drops
-        a level or the grouping, step C prunes, step D lowers the precision; then the steps together.
+        a level or the grouping, step C prunes, step D lowers the precision (where the network is still wide enough for
+        that to pay); then the steps together.
         """
         spec = self.spec
         resolutions, levels, widths = sorted(spec.resolution), sorted(spec.levels), sorted(spec.width)
@@ -104,12 +105,11 @@ class ConfigSpace:
         narrow = _nearest(widths, widths[-1] / 2)
         shallow = levels[-2] if len(levels) > 1 else levels[-1]
         pruned = next((point for point in spec.prune_points() if point[0] != "none"), ("none", 0.0))
-        small = next((each for each in spec.precision if each != base["precision"]), base["precision"])
         changes: list[dict[str, Any]] = [
             {"resolution": lower[0], "levels": shallow},
             {"resolution": lower[1], "levels": shallow, "width": narrow},
             {"resolution": lower[0], "levels": shallow, "width": narrow},
-            {"resolution": lower[0], "levels": shallow, "width": narrow, "precision": small},
+            *({"resolution": lower[0], "precision": each} for each in spec.precision if each != base["precision"]),
             {"resolution": lower[0], "levels": shallow, "prune_pattern": pruned[0], "prune_ratio": pruned[1]},
             {"levels": shallow},
             {"resolution": lower[1]},

@@ -99,11 +99,18 @@ class _Trial:
             model, inherited = self.build()
             counts = complexity(model, self.dataset.in_channels, self.config.resolution)
         result = replace(result, parameters=counts.parameters, gmacs=counts.gmacs, inherited=inherited)
-        variant = self._measured(self.config, model)
+        variant = self._untrained(self.config, model)
+        reason = self.variants.screen(variant)
+        if reason is not None:
+            return replace(result, state="pruned", reason=reason)
+        variant = self._measured(variant)
         result = replace(result, measurements=variant.measurements, size_bytes=variant.size_bytes)
         reason = self._too_dear(result)
         if reason:
-            return replace(result, state="failed" if result.measurement is None else "pruned", reason=reason)
+            # An engine that ran into a fault is a failure; what was refused or predicted without it is not.
+            faults = [each for each in result.measurements if each.measured and each.outcome != "unsupported"]
+            failed = result.measurement is None and bool(faults)
+            return replace(result, state="failed" if failed else "pruned", reason=reason)
         reason = self._buys_nothing(result, model)
         if reason:
             return replace(result, state="pruned", reason=reason)
@@ -130,10 +137,12 @@ class _Trial:
         )
         return model, report.inherited_share
 
-    def _measured(self, config: CompressionConfig, model: nn.Module) -> Variant:
-        """Export the network as it is, with its real sparsity and precision, and measure it."""
+    def _untrained(self, config: CompressionConfig, model: nn.Module) -> Variant:
+        """The network as it is, with its real sparsity and precision."""
         with self.clock.phase("export"), self.turnstile.step():
-            variant = self.variants.export(model, config, self.folder / "untrained" / config.identifier, untrained=True)
+            return self.variants.export(model, config, self.folder / "untrained" / config.identifier, untrained=True)
+
+    def _measured(self, variant: Variant) -> Variant:
         with self.clock.phase("measure"):
             return self.variants.measure(variant)
 
@@ -163,7 +172,7 @@ class _Trial:
             plain = replace(plain, prune_pattern="none", prune_ratio=0.0)
         if plain == config or self.variants.refusals(plain):
             return ""
-        reference = self._measured(plain, model)
+        reference = self._measured(self._untrained(plain, model))
         latency = result.latency_ms(request.percentile)
         other = replace(result, measurements=reference.measurements).latency_ms(request.percentile)
         if latency is None or other is None or latency <= WORTHWHILE * other:

@@ -15,6 +15,7 @@ from autocompress.hardware.cache import LatencyCache
 from autocompress.hardware.candidates import export_for, with_zeros
 from autocompress.hardware.gate import engines_for
 from autocompress.hardware.measure import measure
+from autocompress.hardware.predicted import predict
 from autocompress.hardware.records import Measurement
 from autocompress.hardware.targets import Engine, Target
 from autocompress.hardware.turnstile import Turnstile
@@ -128,6 +129,19 @@ class Variants:
             turnstile=self._turnstile,
         )
         return replace(variant, measurements=found.measurements)
+
+    def screen(self, variant: Variant) -> str | None:
+        """Why a variant is not worth a measurement: every engine is predicted to be too slow, by its interval."""
+        limit = self._request.max_latency_ms
+        if limit is None or self.target.predicted:
+            return None
+        lowest = []
+        for name, path in variant.files.items():
+            prediction = predict(path, self.target.engine(name), self.target, variant.config.precision)
+            if prediction is None or prediction.low_ms <= limit:
+                return None
+            lowest.append(prediction.low_ms)
+        return f"predicted to take {min(lowest):.2f} ms at least, above --max-latency {limit:g}; not measured"
 
     def sample(self, resolution: int, count: int = 4) -> FloatArray:
         """Real network inputs: slices from the middle of the first validation volume."""

@@ -76,6 +76,26 @@ def test_another_setting_under_the_same_name_is_refused(finished: tuple[Path, di
     assert other.stderr.count("\n") == 1 and "choose another --study name" in other.stderr
 
 
+def test_a_search_for_a_board_that_is_not_there_says_predicted_everywhere(tmp_path: Path, space: Path) -> None:
+    arguments = ("--data", "phantoms-tiny", "--target", "jetson-nano", "--space", str(space), "--trials", "1")
+    done = run(tmp_path, *arguments, "--trial-seconds", "4", "--no-parent", "--study", "board")
+    assert done.returncode == 0, done.stderr
+    assert "are predicted, not measured: published figures" in " ".join(done.stdout.split())
+    (bundle,) = (tmp_path / "runs" / "board" / "bundles").iterdir()
+    assert bundle.name.endswith("-predicted")
+    manifest = json.loads((bundle / "manifest.json").read_text())
+    assert manifest["target"] == "jetson-nano"
+    assert [model["measurements"][0]["measured"] for model in manifest["models"]] == [False]
+    assert "predicted, not measured" in (bundle / "README.md").read_text()
+    command = [sys.executable, "-m", "autocompress", "verify", str(bundle)]
+    verified = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
+    assert verified.returncode == 0, verified.stdout + verified.stderr
+    front = json.loads((tmp_path / "runs" / "board" / "front.json").read_text())["front"]
+    assert [member["measured"] for member in front] == [False]
+    again = run(tmp_path, *arguments[:2], "--target", "gpu", "--trials", "1")
+    assert again.returncode == 2 and "--predict" in again.stderr
+
+
 def test_the_report_of_the_study_is_one_file(finished: tuple[Path, dict[str, Any]]) -> None:
     folder, _ = finished
     command = [sys.executable, "-m", "autocompress", "report", str(folder / "runs" / "small")]
@@ -98,6 +118,7 @@ def test_nothing_feasible_ends_with_the_nearest_miss(finished: tuple[Path, dict[
         (("--budget", "soon"), "budget.seconds"),
         (("--trials", "0"), "budget.trials"),
         (("--target", "abacus"), "unknown target 'abacus'"),
+        (("--target", "cpu-onnxruntime", "--target", "cpu-openvino"), "a search takes one of them"),
         (("--data", "no-such-folder"), "data set not found"),
         (("--workers", "0"), "workers"),
         (("--sampler", "oracle"), "sampler.name"),
@@ -111,7 +132,8 @@ def test_nothing_feasible_ends_with_the_nearest_miss(finished: tuple[Path, dict[
     ],
 )
 def test_mistakes_are_one_line(tmp_path: Path, arguments: tuple[str, ...], expected: str) -> None:
-    done = run(tmp_path, "--data", "phantoms-tiny", "--target", "cpu-onnxruntime", *arguments)
+    target = () if "--target" in arguments else ("--target", "cpu-onnxruntime")
+    done = run(tmp_path, "--data", "phantoms-tiny", *target, *arguments)
     assert done.returncode == 2
     lines = [line for line in done.stderr.splitlines() if line.strip()]
     assert len(lines) == 1 and expected in lines[0]
