@@ -49,6 +49,8 @@ VERBS = (
     Verb("data", "data", "describe a data set and draw a contact sheet"),
     Verb("measure", "measure", "measure the latency of a model, bundle or configuration on a target"),
     Verb("targets", "targets", "tell which targets can be used here, and why others cannot"),
+    Verb("probe", "probe", "reach a target: what it can do, its state, and whether it can be measured now"),
+    Verb("calibrate", "calibrate", "measure some networks on a target and learn to predict the others"),
     Verb("verify", "verify", "check a bundle: checksums, parity, latency"),
     Verb("predict", "predict", "segment an image or a volume with a bundle"),
     Verb("report", "report", "write a study as one self-contained HTML file"),

@@ -46,7 +46,10 @@ def fails_with(error: BaseException) -> Callable[[argparse.Namespace], int]:
 def test_help_names_all_verbs(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(arguments) == ExitCode.DONE
     text = capsys.readouterr().out
-    for name in ("search", "list", "show", "data", "measure", "targets", "verify", "predict", "report", "dashboard"):
+    for name in (
+        "search", "list", "show", "data", "measure", "targets", "probe", "calibrate", "verify", "predict", "report",
+        "dashboard",
+    ):  # fmt: skip
         assert f"\n  {name} " in text
 
 

@@ -56,6 +56,14 @@ class PredictorKey:
         """Plain values, ready for JSON."""
         return dict(vars(self))
 
+    @property
+    def file_name(self) -> str:
+        """Of what is kept under this key: readable, and of no other key."""
+        digest = hashlib.sha256(json.dumps(self.to_dict(), sort_keys=True).encode()).hexdigest()[:16]
+        # Names are for people, and come from users' files: only harmless characters become part of a path.
+        readable = "".join(c if c.isalnum() or c in "-_." else "_" for c in f"{self.target}-{self.engine}")
+        return f"{readable.lstrip('.')}-{digest}.json"
+
 
 def save_predictor(key: PredictorKey, predictor: Predictor, folder: Path | None = None) -> Path:
     """Keep a predictor, in one step; an earlier one of the same key is replaced.
@@ -100,7 +108,4 @@ def load_predictor(key: PredictorKey, folder: Path | None = None) -> Predictor |
 
 
 def _path(key: PredictorKey, folder: Path | None) -> Path:
-    digest = hashlib.sha256(json.dumps(key.to_dict(), sort_keys=True).encode()).hexdigest()[:16]
-    # Names are for people, and come from users' files: only harmless characters become part of a path.
-    readable = "".join(c if c.isalnum() or c in "-_." else "_" for c in f"{key.target}-{key.engine}")
-    return (folder or cache_dir() / "predictors") / f"{readable.lstrip('.')}-{digest}.json"
+    return (folder or cache_dir() / "predictors") / key.file_name
