@@ -64,8 +64,7 @@ def run(args: argparse.Namespace) -> int:
     """Measure one model."""
     from autocompress.hardware.cache import LatencyCache
     from autocompress.hardware.measure import measure
-    from autocompress.hardware.predicted import predicted_target
-    from autocompress.hardware.targets import resolve_target
+    from autocompress.hardware.predicted import find_target
     from autocompress.specs.library import load_spec
 
     source = Path(args.model)
@@ -73,8 +72,7 @@ def run(args: argparse.Namespace) -> int:
         raise UserError(f"{source}: no such file or folder; give an ONNX file, a bundle or a configuration as JSON")
     profile = _with_threads(load_spec("target", args.target), args.threads)
     engines = None if args.engines is None else [name.strip() for name in args.engines.split(",") if name.strip()]
-    predict = args.predict or profile.host.kind != "local"
-    target = predicted_target(profile, engines=engines) if predict else resolve_target(profile, engines=engines)
+    target = find_target(profile, engines=engines, predict=args.predict)
     with tempfile.TemporaryDirectory(prefix="autocompress-measure-") as scratch:
         subject = _subject(source, args, target, Path(scratch))
         found = measure(

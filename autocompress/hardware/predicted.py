@@ -14,13 +14,32 @@ from autocompress.hardware.prediction.predictor import Prediction, Predictor
 from autocompress.hardware.prediction.seeds import seeded
 from autocompress.hardware.prediction.store import PredictorKey, load_predictor
 from autocompress.hardware.records import Latency, Measurement
-from autocompress.hardware.targets import Engine, Target, Unusable, inspect_target
+from autocompress.hardware.targets import Engine, Target, Unusable, inspect_target, resolve_target
 
 if TYPE_CHECKING:
     from autocompress.specs.schemas import HardwareProfile
 
 THREADS = 4
 """Of an engine of which neither the profile nor a host says how many it has."""
+
+
+def find_target(profile: HardwareProfile, *, engines: Sequence[str] | None = None, predict: bool = False) -> Target:
+    """A target that is measured where it is at hand, and predicted where it is elsewhere or that is asked for.
+
+    Args:
+        profile: see `autocompress.specs.schemas.HardwareProfile`.
+        engines: names of the engines to use; by default all that are not used ``on_request`` only.
+        predict: predict also what could be measured.
+
+    Raises:
+        TargetError: as `autocompress.hardware.targets.resolve_target`; the text names ``--predict``.
+    """
+    if predict or profile.host.kind != "local":
+        return predicted_target(profile, engines=engines)
+    try:
+        return with_predictors(resolve_target(profile, engines=engines))
+    except TargetError as error:
+        raise TargetError(f"{error}; --predict goes on with predicted figures") from error
 
 
 def predicted_target(profile: HardwareProfile, *, engines: Sequence[str] | None = None) -> Target:

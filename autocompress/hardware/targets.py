@@ -161,7 +161,7 @@ def resolve_target(profile: HardwareProfile, *, engines: Sequence[str] | None = 
     wanted = [each for each in target.unusable if engines is not None and each.name in engines]
     if wanted or not target.engines:
         reasons = "; ".join(each.line for each in wanted or target.unusable)
-        raise TargetError(f"target {profile.name} cannot be used here: {reasons}; or predict its figures (--predict)")
+        raise TargetError(f"target {profile.name} cannot be used here: {reasons}")
     return target
 
 

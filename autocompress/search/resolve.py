@@ -9,8 +9,7 @@ from typing import Any
 
 from autocompress.data import open_dataset
 from autocompress.errors import SpecError, UserError
-from autocompress.hardware.predicted import basis_of, predicted_target, with_predictors
-from autocompress.hardware.targets import resolve_target
+from autocompress.hardware.predicted import basis_of, find_target
 from autocompress.models import get_family
 from autocompress.search.adoption import find_parent
 from autocompress.search.own_recipe import one_ratio, take_recipe
@@ -80,12 +79,7 @@ def resolve(
             "others with --parent, which spares the training of their parent"
         )
     profile = load_spec("target", spec.target)
-    # A device elsewhere is not at hand for this version.
-    target = (
-        predicted_target(profile, engines=engines)
-        if predict or profile.host.kind != "local"
-        else with_predictors(resolve_target(profile, engines=engines))
-    )
+    target = find_target(profile, engines=engines, predict=predict)
     if target.predicted:
         notes.append(f"latency and memory of {target.name} are predicted, not measured: {basis_of(target)}")
     data = _data(spec)

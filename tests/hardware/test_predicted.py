@@ -14,7 +14,7 @@ from autocompress.errors import TargetError
 from autocompress.hardware.candidates import export_untrained
 from autocompress.hardware.infer import infer
 from autocompress.hardware.measure import measure
-from autocompress.hardware.predicted import basis_of, predicted_target, with_predictors
+from autocompress.hardware.predicted import basis_of, find_target, predicted_target, with_predictors
 from autocompress.hardware.prediction.features import graph_costs
 from autocompress.hardware.prediction.fit import Sample, fit
 from autocompress.hardware.prediction.roofline import Roofline
@@ -72,8 +72,8 @@ def test_a_target_that_cannot_be_used_names_the_way_out() -> None:
     if "CUDAExecutionProvider" in onnxruntime.get_available_providers():
         pytest.skip("this machine has a GPU")
     with pytest.raises(TargetError, match="--predict"):
-        resolve_target(load_spec("target", "gpu"))
-    assert predicted_target(load_spec("target", "gpu")).predicted
+        find_target(load_spec("target", "gpu"))
+    assert find_target(load_spec("target", "gpu"), predict=True).predicted
 
 
 def test_a_calibrated_target_is_predicted_by_what_was_measured_on_it(

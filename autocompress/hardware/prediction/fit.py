@@ -16,8 +16,8 @@ from autocompress.hardware.prediction.roofline import REDUCED, NodeTable, Roofli
 
 Floats = NDArray[np.float64]
 
-MIN_FOR_CORRECTION = 8
-"""Fewer measurements only scale the estimate."""
+MIN_FOR_CORRECTION = 12
+"""Fewer measurements only scale the estimate: nine scores at least are needed to know an interval of 90 %."""
 _FOLDS = 10
 _COVERAGE = 0.9
 _REPEATABILITY = 0.05

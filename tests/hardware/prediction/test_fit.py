@@ -120,9 +120,9 @@ def test_more_agreement_narrows_the_interval() -> None:
     assert fit((), START).above > width(1) > width(3) > width(7) > 0.05
 
 
-def test_eight_measurements_are_enough_for_a_correction() -> None:
+def test_twelve_measurements_are_enough_for_a_correction() -> None:
     random = np.random.default_rng(3)
-    predictor = fit([Sample(each, strange(each, random)) for each in networks(8)], START)
+    predictor = fit([Sample(each, strange(each, random)) for each in networks(12)], START)
     assert predictor.correction is not None
     assert math.isfinite(predictor.predict(networks(1, seed=6)[0]).high_ms)
 

@@ -25,7 +25,7 @@ KEY = PredictorKey.of(TARGET, ENGINE)
 
 @pytest.fixture(scope="module")
 def predictor() -> Predictor:
-    samples = [Sample(each, device().latency_ms(each)) for each in networks(10)]
+    samples = [Sample(each, device().latency_ms(each)) for each in networks(12)]
     return fit(samples, Roofline.from_profile(), where="here")
 
 
