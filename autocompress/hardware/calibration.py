@@ -26,6 +26,7 @@ from autocompress.hardware.prediction import (
     graph_costs,
     save_predictor,
 )
+from autocompress.hardware.prediction.fit import MIN_FOR_CORRECTION
 from autocompress.hardware.records import Measurement
 from autocompress.hardware.samples import SampleStore
 from autocompress.hardware.targets import Engine, Target
@@ -34,7 +35,7 @@ from autocompress.hardware.turnstile import Turnstile
 if TYPE_CHECKING:
     from autocompress.specs.schemas import HardwareProfile
 
-ENOUGH = 8
+ENOUGH = MIN_FOR_CORRECTION
 """Fewer samples only scale the estimate (`autocompress.hardware.prediction.fit`), and say nothing about its error."""
 CLOSE = 0.1
 _PARTS = 10

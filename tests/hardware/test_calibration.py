@@ -294,7 +294,7 @@ def test_calibrate_measures_really(
     found = json.loads(output.out)
     (row,) = found["engines"]
     assert (row["engine"], row["samples"], row["disturbed"], row["failures"]) == ("onnxruntime", 8, 0, [])
-    assert row["scores"]["count"] == 8
+    assert row["scores"] is None  # an error cannot be told from so few
     assert Path(row["path"]).parent == own_cache / "predictors"
     assert len(list((own_cache / "calibration").iterdir())) == 1
     assert "[8/8] 32px" in output.err
