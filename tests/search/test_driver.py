@@ -76,15 +76,16 @@ def test_a_driver_that_is_stopped_or_killed_loses_nothing(tmp_path: Path, number
     folder = tmp_path / "study"
     program = [sys.executable, str(Path(fake_search.__file__)), str(folder), "8", "1.5"]
     process = subprocess.Popen(program, start_new_session=True)
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 120
     while len(ran(folder)) < 3 and time.monotonic() < deadline:
         time.sleep(0.05)
+    assert len(ran(folder)) >= 3, "Ray took more than two minutes to start"
     # As a terminal does it: the whole group gets Ctrl-C; kill -9 hits the driver alone.
     if number == signal.SIGINT:
         os.killpg(process.pid, number)
     else:
         process.kill()
-    code = process.wait(timeout=60)
+    code = process.wait(timeout=120)
     finished = len(ran(folder))
     if number == signal.SIGINT:
         assert code == 130
