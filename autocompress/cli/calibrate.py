@@ -10,7 +10,8 @@ import argparse
 import json
 from typing import TYPE_CHECKING, Any
 
-from autocompress.cli.probe import check_reachable, engine_names
+from autocompress.cli.arguments import engine_names
+from autocompress.cli.probe import check_reachable
 from autocompress.errors import ExitCode, TargetError, UserError
 
 if TYPE_CHECKING:

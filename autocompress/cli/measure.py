@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
+from autocompress.cli.arguments import engine_names
 from autocompress.config import PRECISIONS, CompressionConfig
 from autocompress.errors import ExitCode, TargetError, UserError
 
@@ -71,8 +72,7 @@ def run(args: argparse.Namespace) -> int:
     if not source.exists():
         raise UserError(f"{source}: no such file or folder; give an ONNX file, a bundle or a configuration as JSON")
     profile = _with_threads(load_spec("target", args.target), args.threads)
-    engines = None if args.engines is None else [name.strip() for name in args.engines.split(",") if name.strip()]
-    target = find_target(profile, engines=engines, predict=args.predict)
+    target = find_target(profile, engines=engine_names(args.engines), predict=args.predict)
     with tempfile.TemporaryDirectory(prefix="autocompress-measure-") as scratch:
         subject = _subject(source, args, target, Path(scratch))
         found = measure(

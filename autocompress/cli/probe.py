@@ -6,6 +6,7 @@ import argparse
 import json
 from typing import TYPE_CHECKING, Any
 
+from autocompress.cli.arguments import engine_names
 from autocompress.errors import ExitCode, TargetError
 
 if TYPE_CHECKING:
@@ -42,11 +43,6 @@ def run(args: argparse.Namespace) -> int:
     else:
         _show(target, state, found)
     return ExitCode.DONE
-
-
-def engine_names(text: str | None) -> list[str] | None:
-    """The names in ``--engines A,B``."""
-    return None if text is None else [name.strip() for name in text.split(",") if name.strip()]
 
 
 def check_reachable(profile: HardwareProfile) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -13,11 +12,13 @@ from autocompress.bundles.files import checked_file
 from autocompress.bundles.manifest import MANIFEST_FILE, read_manifest
 from autocompress.config import CompressionConfig
 from autocompress.errors import ConfigError, UserError
-from autocompress.paths import make_dir, read_json
-from autocompress.search.parent import PARENT_FILE, WEIGHTS_FILE, keep_parent
+from autocompress.paths import read_json
+from autocompress.search.parent import PARENT_FILE, WEIGHTS_FILE, Made, make_once
 
 if TYPE_CHECKING:
     from torch import nn
+
+    from autocompress.data.dataset import Dataset
 
 _SHOWN = 200  # characters of a library's message; it may list every weight of the network
 
@@ -126,29 +127,21 @@ def adopt_parent(request: Mapping[str, Any]) -> None:
     Raises:
         UserError: the weights are no longer those that were checked.
     """
-    import torch
+    make_once(request, _adopt)
 
-    from autocompress.data import open_dataset
 
-    folder = make_dir(Path(request["folder"]))
-    with (folder / ".lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        if (folder / PARENT_FILE).exists():
-            return
-        torch.set_num_threads(int(request["threads"]))
-        dataset = open_dataset(**request["data"])
-        config = CompressionConfig.from_dict(request["config"])
-        model, digest = read_network(
-            Path(request["source"]),
-            request["family"],
-            config,
-            in_channels=dataset.in_channels,
-            num_classes=len(dataset.class_names),
-        )
-        if digest != request["digest"]:
-            raise UserError(f"{request['source']} was changed since the search began; repeat the command")
-        record = {"seconds": 0.0, "steps": 0, "source": request["source"], "digest": digest}
-        keep_parent(folder, request["family"], model, config, dataset, record)
+def _adopt(request: Mapping[str, Any], dataset: Dataset) -> Made:
+    config = CompressionConfig.from_dict(request["config"])
+    model, digest = read_network(
+        Path(request["source"]),
+        request["family"],
+        config,
+        in_channels=dataset.in_channels,
+        num_classes=len(dataset.class_names),
+    )
+    if digest != request["digest"]:
+        raise UserError(f"{request['source']} was changed since the search began; repeat the command")
+    return model, config, {"seconds": 0.0, "steps": 0, "source": request["source"], "digest": digest}
 
 
 def _describe(folder: Path) -> _Description:

@@ -7,7 +7,7 @@ import fcntl
 import hashlib
 import json
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -140,13 +140,23 @@ def train_parent(request: Mapping[str, Any]) -> None:
         request: ``folder``; ``family``; ``data``; ``training``; ``seconds``; ``threads``; ``candidates``, a list of
             configurations of which the first that can take `MIN_PARENT_STEPS` in the time is taken.
     """
+    make_once(request, _train)
+
+
+Made = tuple["nn.Module", CompressionConfig, Mapping[str, Any]]
+"""A parent network, its configuration, and what is worth knowing of it: ``seconds`` and ``steps`` at least."""
+
+
+def make_once(request: Mapping[str, Any], make: Callable[[Mapping[str, Any], Dataset], Made]) -> None:
+    """Make a parent and leave it in its folder, where no other process did it before or does it now.
+
+    Args:
+        request: ``folder``, ``family``, ``data`` and ``threads``; the rest is for ``make``.
+        make: is given the request and the study's data.
+    """
     import torch
 
     from autocompress.data import open_dataset
-    from autocompress.hardware.turnstile import Turnstile
-    from autocompress.models import build
-    from autocompress.training.settings import TrainSettings
-    from autocompress.training.trainer import train
 
     folder = make_dir(Path(request["folder"]))
     with (folder / ".lock").open("w") as lock:
@@ -155,23 +165,32 @@ def train_parent(request: Mapping[str, Any]) -> None:
             return
         torch.set_num_threads(int(request["threads"]))
         dataset = open_dataset(**request["data"])
-        shape = {"in_channels": dataset.in_channels, "num_classes": len(dataset.class_names)}
-        candidates = [CompressionConfig.from_dict(each) for each in request["candidates"]]
-        settings = TrainSettings.from_dict(
-            {**request["training"], "seconds": request["seconds"], "distill_weight": 0.0, "feature_weight": 0.0}
-        )
-        config = _affordable(request["family"], candidates, shape, settings)
-        model = build(request["family"], config, **shape)
-        slices = dataset.slices(config.resolution)
-        begun = time.monotonic()
-        outcome = train(model, slices, settings, room=Turnstile())
-        if outcome.status != "done":
-            raise UserError(f"training of the parent network ended early: {outcome.reason}")
-        record = {"seconds": time.monotonic() - begun, "steps": outcome.steps, "loss": outcome.loss}
-        keep_parent(folder, request["family"], model, config, dataset, record)
+        model, config, record = make(request, dataset)
+        _keep(folder, request["family"], model, config, dataset, record)
 
 
-def keep_parent(
+def _train(request: Mapping[str, Any], dataset: Dataset) -> Made:
+    from autocompress.hardware.turnstile import Turnstile
+    from autocompress.models import build
+    from autocompress.training.settings import TrainSettings
+    from autocompress.training.trainer import train
+
+    shape = {"in_channels": dataset.in_channels, "num_classes": len(dataset.class_names)}
+    candidates = [CompressionConfig.from_dict(each) for each in request["candidates"]]
+    settings = TrainSettings.from_dict(
+        {**request["training"], "seconds": request["seconds"], "distill_weight": 0.0, "feature_weight": 0.0}
+    )
+    config = _affordable(request["family"], candidates, shape, settings)
+    model = build(request["family"], config, **shape)
+    slices = dataset.slices(config.resolution)
+    begun = time.monotonic()
+    outcome = train(model, slices, settings, room=Turnstile())
+    if outcome.status != "done":
+        raise UserError(f"training of the parent network ended early: {outcome.reason}")
+    return model, config, {"seconds": time.monotonic() - begun, "steps": outcome.steps, "loss": outcome.loss}
+
+
+def _keep(
     folder: Path,
     family: str,
     model: nn.Module,
