@@ -39,19 +39,20 @@ class Judged:
     repair: str = ""
 
 
-def repaired(rounded: Judged, float_dice: float, remedies: Sequence[Callable[[], Judged]]) -> Judged:
+def repaired(rounded: Judged, float_dice: float, remedies: Sequence[Callable[[], Judged | None]]) -> Judged:
     """The first that loses at most `TOLERATED_DROP`, else the best of all.
 
     Args:
         rounded: the network as it was quantized after training.
         float_dice: Dice in percent of the same network in float32.
-        remedies: cheapest first; each is tried only where those before it were not enough.
+        remedies: cheapest first; each is tried only where those before it were not enough. None is one that failed.
     """
     tried = [rounded]
     for remedy in remedies:
         if float_dice - max(each.report.mean for each in tried) <= TOLERATED_DROP:
             break
-        tried.append(remedy())
+        outcome = remedy()
+        tried += [] if outcome is None else [outcome]
     return max(tried, key=lambda each: each.report.mean)
 
 

@@ -270,8 +270,8 @@ class _Trial:
         judged = self._exported(model, self.config, engine, "mixed", keep_float=FLOAT_LAYERS)
         return replace(judged, repair=f"the {FLOAT_LAYERS} most sensitive layers in float32")
 
-    def _fine_tuned(self, model: nn.Module, engine: str) -> Judged:
-        """A copy of the network after a short training that sees the rounding."""
+    def _fine_tuned(self, model: nn.Module, engine: str) -> Judged | None:
+        """A copy of the network after a short training that sees the rounding; None where that diverged."""
         from autocompress.compression.pruning import KeepZeros
         from autocompress.compression.quantization_aware import quantization_aware
 
@@ -279,5 +279,7 @@ class _Trial:
         keep = KeepZeros(tuned) if self.config.prune_pattern == "unstructured" else None
         with quantization_aware(tuned):
             outcome = self._train(tuned, fine_tuning(self.request.training), keep)
+        if outcome.status != "done":
+            return None
         judged = self._exported(tuned, self.config, engine, "tuned")
         return replace(judged, repair=f"{outcome.steps} steps of quantization-aware fine-tuning")

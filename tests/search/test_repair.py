@@ -41,6 +41,11 @@ def test_the_best_is_kept_where_nothing_was_enough() -> None:
     assert repaired(_judged(70.0), 80.0, _Remedies(60.0, 65.0).steps).repair == ""
 
 
+def test_a_remedy_that_fails_costs_nothing_that_was_there() -> None:
+    assert repaired(_judged(70.0), 80.0, [lambda: None, lambda: _judged(79.0, "the next")]).repair == "the next"
+    assert repaired(_judged(70.0), 80.0, [lambda: None]).report.mean == 70.0
+
+
 def test_a_fine_tune_is_a_fifth_of_the_training_at_a_tenth_of_the_rate() -> None:
     training: dict[str, Any] = {"seconds": 30.0, "learning_rate": 2e-3, "batch_size": 16}
     assert fine_tuning(training) == {"seconds": 6.0, "learning_rate": 2e-4, "batch_size": 16}
