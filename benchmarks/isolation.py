@@ -21,14 +21,15 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from autocompress.config import CompressionConfig
+from _engines import engines_with_files
+from _turns import machine
+
 from autocompress.errors import UserError
-from autocompress.hardware.candidates import export_untrained, noise
+from autocompress.hardware.candidates import noise
 from autocompress.hardware.measure import measure
 from autocompress.hardware.settings import MeasureSettings
-from autocompress.hardware.targets import Target, inspect_target
+from autocompress.hardware.targets import Target
 from autocompress.hardware.turnstile import Turnstile
-from autocompress.specs.library import load_spec
 
 # Training steps of a small convolutional network without a pause, each of them passing the turnstile.
 WORKER = """
@@ -82,7 +83,7 @@ def p50(files: dict[str, Path], target: Target, side: int, room: Turnstile, sett
 def compare(target: Target, files: dict[str, Path], side: int, repeats: int) -> dict[str, Any]:
     """Idle, isolated and naive p50 of one engine: the median of several measurements, taken in turn."""
     settings = MeasureSettings()
-    naive = replace(settings, foreign_limit=1e9)
+    naive = replace(settings, foreign_limit=1e9, agreement=None)
     figures: dict[str, list[float]] = {"idle": [], "turnstile": [], "naive": []}
     with tempfile.TemporaryDirectory() as scratch:
         ours, theirs = Turnstile(Path(scratch) / "ours"), Turnstile(Path(scratch) / "theirs")
@@ -111,27 +112,21 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--json", metavar="FILE", help="write the rows to a file")
     args = parser.parse_args(arguments)
-    config = CompressionConfig(resolution=args.resolution, levels=2, width=0.25)
     rows = []
+    print(machine(max(args.threads)))
     print(f"{'engine':<12} threads   idle ms  turnstile ms (ratio)  naive ms (ratio)")
-    for name in args.engines:
-        target = inspect_target(load_spec("target", "cpu"), engines=[name])
-        if not target.usable:
-            print(f"{name:<12} skipped: {next(each.reason for each in target.unusable if each.name == name)}")
-            continue
-        with tempfile.TemporaryDirectory() as scratch:
-            files = export_untrained(config, target.engines, Path(scratch), family="dae-former")
-            for threads in args.threads:
-                if threads > target.host["cores"]:
-                    continue
-                engines = (replace(target.engines[0], threads=threads),)
-                row = compare(replace(target, engines=engines), files, args.resolution, args.repeats)
-                rows.append(row)
-                print(
-                    f"{name:<12} {threads:>7} {row['idle_ms']:>9.3f} {row['turnstile_ms']:>10.3f} "
-                    f"({row['turnstile_ratio']:.3f}) {row['naive_ms']:>12.3f} ({row['naive_ratio']:.2f})",
-                    flush=True,
-                )
+    for target, files in engines_with_files(args.engines, args.resolution):
+        for threads in args.threads:
+            if threads > target.host["cores"]:
+                continue
+            engines = (replace(target.engines[0], threads=threads),)
+            row = compare(replace(target, engines=engines), files, args.resolution, args.repeats)
+            rows.append(row)
+            print(
+                f"{row['engine']:<12} {threads:>7} {row['idle_ms']:>9.3f} {row['turnstile_ms']:>10.3f} "
+                f"({row['turnstile_ratio']:.3f}) {row['naive_ms']:>12.3f} ({row['naive_ratio']:.2f})",
+                flush=True,
+            )
     if args.json:
         Path(args.json).write_text(json.dumps(rows, indent=2) + "\n")
     return 0

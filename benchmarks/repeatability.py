@@ -10,18 +10,19 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import sys
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from autocompress.config import CompressionConfig
+from _engines import engines_with_files
+from _turns import machine
+
 from autocompress.errors import UserError
-from autocompress.hardware.candidates import export_untrained, noise
+from autocompress.hardware.candidates import noise
 from autocompress.hardware.measure import measure
-from autocompress.hardware.targets import Target, inspect_target
-from autocompress.specs.library import load_spec
+from autocompress.hardware.targets import Target
 
 
 def spread(values: Sequence[float]) -> float:
@@ -59,20 +60,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--resolution", type=int, default=64)
     parser.add_argument("--json", metavar="FILE", help="write the rows to a file")
     args = parser.parse_args(arguments)
-    config = CompressionConfig(resolution=args.resolution, levels=2, width=0.25)
     rows = []
+    print(machine(os.cpu_count() or 1))
     print(f"{'engine':<12} threads  times    p50 ms  spread    p90 ms  spread  disturbed")
-    for name in args.engines:
-        target = inspect_target(load_spec("target", "cpu"), engines=[name])
-        if not target.usable:
-            print(f"{name:<12} skipped: {next(each.reason for each in target.unusable if each.name == name)}")
-            continue
-        with tempfile.TemporaryDirectory() as scratch:
-            files = export_untrained(config, target.engines, Path(scratch), family="dae-former")
-            row = repeat(target, files, args.resolution, args.times)
+    for target, files in engines_with_files(args.engines, args.resolution):
+        row = repeat(target, files, args.resolution, args.times)
         rows.append(row)
         print(
-            f"{name:<12} {row['threads']:>7} {row['times']:>6} {row['p50_ms']:>9.3f} {row['p50_spread']:>7.3f} "
+            f"{row['engine']:<12} {row['threads']:>7} {row['times']:>6} "
+            f"{row['p50_ms']:>9.3f} {row['p50_spread']:>7.3f} "
             f"{row['p90_ms']:>9.3f} {row['p90_spread']:>7.3f} {row['disturbed']:>10}",
             flush=True,
         )

@@ -13,6 +13,7 @@ from types import MappingProxyType
 import torch
 from torch import nn
 
+from autocompress.bundles.half_norm import with_half_norms
 from autocompress.errors import ConfigError
 from autocompress.models.registry import EXPORT_FORMS, ExportForm
 from autocompress.paths import write_bytes
@@ -30,6 +31,10 @@ FASTEST_FORM: Mapping[str, ExportForm] = MappingProxyType(
         "torch": "plain",
     }
 )
+# Engines that compute a float32 file in float16 themselves, all of it, and the form that bears that.
+FP16_FORM: Mapping[str, ExportForm] = MappingProxyType({"tensorrt": "half"})
+# From here on LayerNorm is one operator, which TensorRT computes in float32.
+LAYER_NORM_OPSET = 17
 # The legacy exporter writes 7 to 20; the networks need ops of 11.
 MIN_OPSET, MAX_OPSET = 11, 20
 
@@ -57,8 +62,9 @@ def export_onnx(
             TensorRT 8.2 reads, 16 the newest that DeepSparse reads.
         form: in which operators to write the network. ``plain`` as it is trained; ``tokens`` for engines with fused
             LayerNorm and fast matrix products; ``channels_first`` for engines that prefer convolutions or skip the
-            zeros in them (see `FASTEST_FORM`). The function is the same, up to 1e-4 relative to the largest logit.
-            A family without forms of its own is written as it is trained, in each of them.
+            zeros in them (see `FASTEST_FORM`); ``half`` as it is trained, but such that no intermediate value leaves
+            the range of float16 where the activations do not (see `FP16_FORM`). The function is the same, up to 1e-4
+            relative to the largest logit. A family without forms of its own is written as it is trained, in each.
 
     Raises:
         ConfigError: the opset or the form is out of range.
@@ -67,11 +73,11 @@ def export_onnx(
         raise ConfigError(f"opset {opset} is outside {MIN_OPSET} to {MAX_OPSET}")
     if form not in EXPORT_FORMS:
         raise ConfigError(f"export form {form!r} is not one of {', '.join(EXPORT_FORMS)}")
-    modes = [(module, module.training) for module in model.modules()]
     buffer = io.BytesIO()
-    try:
-        model.eval()
+    with evaluating(model):
         written = model.export_form(form, resolution).eval() if hasattr(model, "export_form") else model
+        if form == "half" and opset < LAYER_NORM_OPSET:
+            written = with_half_norms(written)
         with torch.no_grad(), _quiet():
             torch.onnx.export(
                 written,
@@ -83,11 +89,20 @@ def export_onnx(
                 do_constant_folding=True,
                 dynamo=False,
             )
+    write_bytes(path, buffer.getvalue())
+
+
+@contextlib.contextmanager
+def evaluating(model: nn.Module) -> Iterator[None]:
+    """Evaluation mode for a while; afterwards each part of the model is in its own mode again."""
+    # One by one: a user may have set parts of the model to evaluation mode.
+    modes = [(module, module.training) for module in model.modules()]
+    try:
+        model.eval()
+        yield
     finally:
-        # One by one: a user may have set parts of the model to evaluation mode.
         for module, mode in modes:
             module.training = mode
-    write_bytes(path, buffer.getvalue())
 
 
 @contextlib.contextmanager

@@ -1,20 +1,21 @@
 """Using a bundle from Python: ``load(path).predict(array)``.
 
-The model runs in ONNX Runtime inside the caller's process. A search keeps every engine in a process of its own,
-because it feeds them untried models; here one verified model serves its user, who expects a plain function call.
-Where the bundle was made for another engine, its deployable file is what runs: every one of them is ONNX, and the
+The model runs in ONNX Runtime, or an exported program in PyTorch, inside the caller's process. A search keeps every
+engine in a process of its own, because it feeds them untried models; here one verified model serves its user, who
+expects a plain function call. Where the bundle was made for another engine, its deployable file is what runs, and the
 labels agree to within rounding. Figures in the manifest are always those of the engine that it names.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from autocompress.bundles.exported_program import is_exported_program, load_exported_program, read_exported_program
 from autocompress.bundles.files import checked_file
 from autocompress.bundles.manifest import Manifest, read_manifest
 from autocompress.config import CompressionConfig
@@ -22,9 +23,6 @@ from autocompress.data.checks import unit_image
 from autocompress.data.dataset import FloatArray, LabelArray
 from autocompress.data.preprocess import to_native, to_network
 from autocompress.errors import BundleError, UserError
-
-if TYPE_CHECKING:
-    from onnxruntime import InferenceSession
 
 
 class Bundle:
@@ -35,10 +33,10 @@ class Bundle:
         manifest: what it says about itself.
     """
 
-    def __init__(self, path: Path, manifest: Manifest, session: InferenceSession) -> None:
+    def __init__(self, path: Path, manifest: Manifest, run: Callable[[FloatArray], FloatArray]) -> None:
         self.path = path
         self.manifest = manifest
-        self._session = session
+        self._run = run
 
     @property
     def config(self) -> CompressionConfig:
@@ -79,8 +77,7 @@ class Bundle:
         expected = (self.manifest.in_channels, side, side)
         if inputs.ndim != 4 or inputs.shape[1:] != expected or inputs.shape[0] == 0:
             raise BundleError(f"network input has shape {inputs.shape} instead of N x {' x '.join(map(str, expected))}")
-        name = self.manifest.preprocessing.input_name
-        answers = [self._session.run(None, {name: one[None].astype(np.float32)})[0] for one in inputs]
+        answers = [self._run(one[None].astype(np.float32)) for one in inputs]
         return np.concatenate(answers).astype(np.float32, copy=False)
 
     def _labels(self, slices: FloatArray) -> Iterator[LabelArray]:
@@ -123,7 +120,7 @@ def load(path: str | Path, *, threads: int | None = None) -> Bundle:
 
     Args:
         path: folder of the bundle.
-        threads: threads of ONNX Runtime; all cores where None.
+        threads: threads of ONNX Runtime; all cores where None. For an exported program, PyTorch's in this process.
 
     Raises:
         BundleError: there is no bundle, or it is damaged.
@@ -132,12 +129,13 @@ def load(path: str | Path, *, threads: int | None = None) -> Bundle:
     manifest = read_manifest(folder)
     if threads is not None and threads < 1:
         raise UserError(f"threads must be at least 1, not {threads}")
-    session = _session(checked_file(folder, manifest, manifest.deployable_model.file), threads)
-    _check_signature(folder, manifest, session)
-    return Bundle(folder, manifest, session)
+    file = checked_file(folder, manifest, manifest.deployable_model.file)
+    open_model = _program if is_exported_program(file) else _session
+    return Bundle(folder, manifest, open_model(file, folder, manifest, threads))
 
 
-def _session(model: Path, threads: int | None) -> InferenceSession:
+def _session(file: Path, folder: Path, manifest: Manifest, threads: int | None) -> Callable[[FloatArray], FloatArray]:
+    """An ONNX file in ONNX Runtime."""
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
@@ -145,13 +143,10 @@ def _session(model: Path, threads: int | None) -> InferenceSession:
     if threads is not None:
         options.intra_op_num_threads = threads
     try:
-        return onnxruntime.InferenceSession(str(model), options, providers=["CPUExecutionProvider"])
+        session = onnxruntime.InferenceSession(str(file), options, providers=["CPUExecutionProvider"])
     except Exception as error:  # ONNX Runtime's exceptions share no base class but this
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise BundleError(f"ONNX Runtime cannot load {model}: {reason}") from error
-
-
-def _check_signature(folder: Path, manifest: Manifest, session: InferenceSession) -> None:
+        raise BundleError(f"ONNX Runtime cannot load {file}: {reason}") from error
     side, names = manifest.config.resolution, manifest.preprocessing
     expected = [
         (names.input_name, [1, manifest.in_channels, side, side]),
@@ -160,3 +155,14 @@ def _check_signature(folder: Path, manifest: Manifest, session: InferenceSession
     found = [(node.name, list(node.shape)) for node in [*session.get_inputs(), *session.get_outputs()]]
     if found != expected:
         raise BundleError(f"{folder}: the model has the inputs and outputs {found}, the manifest says {expected}")
+    return lambda image: session.run(None, {names.input_name: image})[0]
+
+
+def _program(file: Path, folder: Path, manifest: Manifest, threads: int | None) -> Callable[[FloatArray], FloatArray]:
+    """An exported program in PyTorch."""
+    program, side = read_exported_program(file), manifest.config.resolution
+    expected = [(1, manifest.in_channels, side, side), (1, len(manifest.classes), side, side)]
+    found = [program.input_shape, program.output_shape]
+    if found != expected:
+        raise BundleError(f"{folder}: the model takes and gives {found}, the manifest says {expected}")
+    return load_exported_program(file, threads=threads)

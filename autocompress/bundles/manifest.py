@@ -32,7 +32,7 @@ README_FILE = "README.md"
 EVALUATION_ONLY = {
     "deepsparse": (
         "DeepSparse is licensed for evaluation in development and testing only (Neural Magic DeepSparse Community "
-        f"License); deploy {DEPLOYABLE_FILE} with the engine named beside it instead."
+        "License); deploy the bundle's file for another engine instead."
     )
 }
 
@@ -140,6 +140,7 @@ class Model(_Frozen):
             from a float32 file.
         measurements: the one by ``engine`` first, then those by other engines, failures included.
         sample_output: name of its recorded output in ``sample.safetensors``.
+        target: name of the hardware profile that it was made for, where the study had several; None for the manifest's.
     """
 
     file: str
@@ -147,6 +148,7 @@ class Model(_Frozen):
     precision: Literal["fp32", "fp16", "bf16", "int8"]
     measurements: Annotated[tuple[Measurement, ...], Field(min_length=1)]
     sample_output: str
+    target: str | None = None
 
     @model_validator(mode="after")
     def _first_measurement_is_by_the_engine(self) -> Model:
@@ -183,9 +185,9 @@ class Manifest(_Frozen):
         family: model family.
         in_channels: channels of an image.
         classes: one name per class index; the first is the background.
-        target: name of the hardware profile that the model was made for.
-        models: the model file that the study judged first, then, where its engine may not be deployed, one for an
-            engine that may.
+        target: name of the hardware profile that the model was made for; the first one where the study had several.
+        models: the model files that the study judged, one for each target; then, where none of their engines may be
+            deployed, one for an engine that may.
         files: every file of the bundle except the manifest.
         licences: conditions on the use of the bundle that people have to know.
         digest: SHA-256 of everything else in the manifest. It tells damage and careless edits, not forgery.
@@ -253,8 +255,8 @@ class Manifest(_Frozen):
 
     @property
     def measured(self) -> bool:
-        """False where the latency is predicted."""
-        return self.model.measurement.measured
+        """False where a latency is predicted."""
+        return all(model.measurement.measured for model in self.models)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, ready for JSON."""

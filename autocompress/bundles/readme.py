@@ -1,4 +1,4 @@
-"""The README of a bundle: what it is, and how to run it with ONNX Runtime and NumPy alone."""
+"""The README of a bundle: what it is, and how to run it, where that can be done with ONNX Runtime and NumPy alone."""
 
 from __future__ import annotations
 
@@ -20,20 +20,33 @@ labels = resize(logits[0], *image.shape[-2:]).argmax(0)  # class index of each p
 """
 
 
+# Of an exported program, which is read by autocompress; with PyTorch alone there are `weights.safetensors`.
+_PROGRAM_CODE = """\
+import numpy as np
+from autocompress import load
+image = np.load("slice.npy")  # channels x height x width, {low:g} to {high:g}
+labels = load(".").predict(image)  # class index of each pixel
+"""
+
+
 def readme_text(manifest: Manifest) -> str:
     """Markdown text for a bundle."""
     config, metrics = manifest.config, manifest.metrics
     low, high = manifest.preprocessing.value_range
     test = "" if metrics.dice_test is None else f", {metrics.dice_test:.2f} on {metrics.cases_test} test cases"
     facts = [
-        f"- {manifest.family}, {config.label} (`{manifest.identifier}`), for the target `{manifest.target}`",
+        f"- {manifest.family}, {config.label} (`{manifest.identifier}`), for {_targets(manifest)}",
         f"- Dice {metrics.dice:.2f} on {metrics.cases} validation cases{test}; {metrics.rule}",
         *(_latency_line(model) for model in manifest.models),
         f"- {manifest.complexity.parameters / 1e6:.3f} M parameters, {manifest.complexity.gmacs:.4f} GMacs, "
         f"{manifest.size_bytes / 1e6:.2f} MB",
         f"- classes: {', '.join(f'{index} {name}' for index, name in enumerate(manifest.classes))}",
     ]
-    code = _CODE.format(file=manifest.deployable_model.file, low=low, high=high, side=config.resolution)
+    program = manifest.deployable_model.engine == "torch"
+    code = (_PROGRAM_CODE if program else _CODE).format(
+        file=manifest.deployable_model.file, low=low, high=high, side=config.resolution
+    )
+    how = "With autocompress and PyTorch" if program else "With ONNX Runtime and NumPy alone"
     window = manifest.preprocessing.window
     scaling = "" if window is None else f" ({window[0]:g} to {window[1]:g} of the original images, clipped)"
     parts = [
@@ -42,14 +55,19 @@ def readme_text(manifest: Manifest) -> str:
         "conditions.",
         "\n".join(facts),
         "## Use",
-        f"With ONNX Runtime and NumPy alone; intensities are {low:g} to {high:g}{scaling}:",
+        f"{how}; intensities are {low:g} to {high:g}{scaling}:",
         f"```python\n{code}```",
-        "With autocompress:",
+        "From the command line:" if program else "With autocompress:",
         f"```sh\nautocompress predict {manifest.name} INPUT --out LABELS\nautocompress verify {manifest.name}\n```",
     ]
     if manifest.licences:
         parts += ["## Licence", "\n".join(f"- {note}" for note in manifest.licences)]
     return "\n\n".join(parts) + "\n"
+
+
+def _targets(manifest: Manifest) -> str:
+    names = [model.target for model in manifest.models if model.target is not None] or [manifest.target]
+    return f"the target{'' if len(names) == 1 else 's'} " + ", ".join(f"`{name}`" for name in names)
 
 
 def _latency_line(model: Model) -> str:
@@ -58,6 +76,6 @@ def _latency_line(model: Model) -> str:
     assert latency is not None  # the manifest checks it
     word = "measured" if measurement.measured else "predicted, not measured"
     host = f"{measurement.engine} {measurement.engine_version}".strip()
-    return (
-        f"- `{model.file}`: {latency.p50:.3f} ms p50, {latency.p90:.3f} ms p90 ({word}: {host} on {measurement.host})"
-    )
+    where = "" if model.target is None else f" for `{model.target}`"
+    figures = f"{latency.p50:.3f} ms p50, {latency.p90:.3f} ms p90"
+    return f"- `{model.file}`{where}: {figures} ({word}: {host} on {measurement.host})"

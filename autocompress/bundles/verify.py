@@ -28,7 +28,7 @@ MAX_RELATIVE_ERROR = 1e-3
 MIN_AGREEMENT = 0.95
 MIN_AGREEMENT_ELSEWHERE = 0.9
 MIN_AGREEMENT_WITH_WEIGHTS = 0.8
-# Runs every model file, whatever engine it was made for.
+# Runs every ONNX file, whatever engine it was made for; exported programs are for torch.
 STAND_IN = "onnxruntime"
 
 
@@ -149,10 +149,12 @@ def _files(folder: Path, manifest: Manifest) -> str:
 
 
 def _form(folder: Path, manifest: Manifest, model: Model) -> str:
-    """Whether the file is valid ONNX, complete in itself, with the input and output that the manifest tells."""
+    """Whether the file is valid, complete in itself, and has the input and output that the manifest tells."""
     import onnx
 
     path = folder / model.file
+    if model.engine == "torch":
+        return _program_form(path, manifest)
     try:
         # External data could point at any file of this machine, so it is looked for before anything is followed.
         graph = onnx.load(str(path), load_external_data=False)
@@ -178,6 +180,17 @@ def _form(folder: Path, manifest: Manifest, model: Model) -> str:
         raise BundleError(f"{path} has the inputs and outputs {found}, the manifest says {expected}")
     opset = next((entry.version for entry in graph.opset_import if entry.domain in {"", "ai.onnx"}), None)
     return f"valid ONNX, opset {opset}, {len(graph.graph.node)} nodes"
+
+
+def _program_form(path: Path, manifest: Manifest) -> str:
+    from autocompress.bundles.exported_program import read_exported_program
+
+    program, side = read_exported_program(path), manifest.config.resolution
+    expected = [(1, manifest.in_channels, side, side), (1, len(manifest.classes), side, side)]
+    found = [program.input_shape, program.output_shape]
+    if found != expected:
+        raise BundleError(f"{path} takes and gives {found}, the manifest says {expected}")
+    return f"valid exported program of torch {program.torch}, {len(program.graph['nodes'])} operators"
 
 
 def _weights(folder: Path, manifest: Manifest) -> str:
@@ -331,17 +344,17 @@ class Serving:
 
 
 def find_serving(manifest: Manifest, model: Model, target: Target | None = None) -> Serving:
-    """What runs a model file here: its own engine, or else ONNX Runtime, which reads every model file.
+    """What runs a model file here: its own engine, or else ONNX Runtime, or torch for an exported program, on the CPU.
 
     Args:
         manifest, model: of the bundle.
-        target: where to look; by default the target that the manifest names, or ``cpu`` where there is none of that
-            name here.
+        target: where to look; by default the target that the model or else the manifest names, or ``cpu`` where there
+            is none of that name here.
 
     Raises:
         UserError: neither engine can be used here.
     """
-    found = target or _find_target(manifest, model.engine)
+    found = target or _find_target(model.target or manifest.target, model.engine)
     reason = ""
     engine = next((each for each in found.engines if each.name == model.engine), None)
     if engine is not None and model.precision in engine.precisions:
@@ -351,17 +364,18 @@ def find_serving(manifest: Manifest, model: Model, target: Target | None = None)
     else:
         lines = [each.line for each in found.unusable if each.name == model.engine]
         reason = lines[0] if lines else f"target {found.name} has no engine {model.engine}"
-    stand_in = _local(STAND_IN)
+    name = "torch" if model.engine == "torch" else STAND_IN
+    stand_in = _local(name)
     precision = "int8" if model.precision == "int8" else "fp32"
-    return Serving(stand_in, stand_in.engine(STAND_IN), precision, reason)
+    return Serving(stand_in, stand_in.engine(name), precision, reason)
 
 
-def _find_target(manifest: Manifest, engine: str) -> Target:
+def _find_target(name: str, engine: str) -> Target:
     from autocompress.hardware.targets import inspect_target
     from autocompress.specs import load_spec
 
     try:
-        profile = load_spec("target", manifest.target)
+        profile = load_spec("target", name)
     except UserError:  # a profile of the maker's own: their bundle can be checked without it
         return _local(engine)
     asked = [engine] if any(spec.name == engine for spec in profile.engines) else None

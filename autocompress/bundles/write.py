@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from autocompress.bundles.exported_program import SUFFIX, is_exported_program
 from autocompress.bundles.files import checked_file, describe_file
 from autocompress.bundles.manifest import (
     DEPLOYABLE_FILE,
@@ -41,16 +42,19 @@ class ModelFile:
     """A model file on its way into a bundle.
 
     Attributes:
-        path: an ONNX file with the input ``input`` and the output ``logits``, everything in that one file.
+        path: an ONNX file with the input ``input`` and the output ``logits``, everything in that one file; for torch,
+            an exported program.
         measurements: the one by the engine that it was made for first, then those by others.
         sample_output: what that engine answered to the sample inputs, N x classes x resolution x resolution.
         precision: number format that the engine computes in; that of the configuration where None.
+        target: name of the hardware profile that it was made for, where the study had several.
     """
 
     path: Path
     measurements: Sequence[Measurement]
     sample_output: FloatArray
     precision: Precision | None = None
+    target: str | None = None
 
 
 def bundle_name(config: CompressionConfig, *, trial: int | None = None, measured: bool = True) -> str:
@@ -58,6 +62,17 @@ def bundle_name(config: CompressionConfig, *, trial: int | None = None, measured
     parts = [] if trial is None else [f"trial-{trial:03d}"]
     parts += config.label.split(" ")
     return "-".join(parts if measured else [*parts, "predicted"])
+
+
+def model_names(models: Sequence[ModelFile]) -> tuple[str, ...]:
+    """Names in a bundle of its model files: the endings tell ONNX files from exported programs."""
+    names = []
+    for index, model in enumerate(models):
+        stem = Path(MODEL_FILE if index == 0 or model.target else DEPLOYABLE_FILE).stem
+        target = f"-{model.target}" if index and model.target else ""
+        ending = SUFFIX if is_exported_program(model.path) else Path(MODEL_FILE).suffix
+        names.append(f"{stem}{target}{ending}")
+    return tuple(names)
 
 
 def write_bundle(
@@ -86,8 +101,8 @@ def write_bundle(
 
     Args:
         folder: the bundle; its parent is made where it is missing.
-        models: the file that the study judged, then, where the licence of its engine allows evaluation only, one for
-            an engine that may be deployed.
+        models: the files that the study judged, one for each target; then, where the licences of their engines allow
+            evaluation only, one for an engine that may be deployed.
         state_dict: weights as torch tensors or NumPy arrays, by the names of the network that
             `autocompress.build` makes of ``config``.
         sample_inputs: N x channels x resolution x resolution, real slices as the network saw them; N of 1 to 4 is
@@ -104,7 +119,7 @@ def write_bundle(
     """
     _check_parts(models, sample_inputs, config, in_channels, len(classes))
     make_dir(folder.parent)
-    names = (MODEL_FILE, DEPLOYABLE_FILE)
+    names = model_names(models)
     try:
         partial = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}.partial-"))
     except OSError as error:
@@ -113,7 +128,7 @@ def write_bundle(
         partial.chmod(0o755)
         entries = []
         sample = {"inputs": sample_inputs}
-        for name, model in zip(names, models, strict=False):
+        for name, model in zip(names, models, strict=True):
             shutil.copyfile(model.path, partial / name)
             key = f"outputs.{name}"
             sample[key] = model.sample_output
@@ -124,6 +139,7 @@ def write_bundle(
                     "precision": model.precision or config.precision,
                     "measurements": [measurement.to_dict() for measurement in model.measurements],
                     "sample_output": key,
+                    "target": model.target,
                 }
             )
         (partial / WEIGHTS_FILE).write_bytes(_safetensors(state_dict))
@@ -143,7 +159,7 @@ def write_bundle(
             "target": target,
             "models": entries,
             "complexity": complexity,
-            "size_bytes": (partial / MODEL_FILE).stat().st_size,
+            "size_bytes": (partial / names[0]).stat().st_size,
             "provenance": provenance,
             "licences": _licences(models, licences),
         }
@@ -163,8 +179,11 @@ def write_bundle(
 def _check_parts(
     models: Sequence[ModelFile], inputs: FloatArray, config: CompressionConfig, channels: int, classes: int
 ) -> None:
-    if not 1 <= len(models) <= 2:
-        raise BundleError(f"a bundle holds one or two model files, not {len(models)}")
+    if not models:
+        raise BundleError("a bundle holds at least one model file")
+    names = model_names(models)
+    if len(set(names)) < len(names):
+        raise BundleError("a bundle holds one model file for each target, and one more for deployment")
     side = config.resolution
     if inputs.ndim != 4 or inputs.shape[0] < 1 or inputs.shape[1:] != (channels, side, side):
         raise BundleError(f"sample inputs have shape {inputs.shape} instead of N x {channels} x {side} x {side}")

@@ -1,6 +1,7 @@
 """Measure how long a model takes on a target, with every engine that can be used there; the fastest is marked.
 
-MODEL is an ONNX file, a bundle, or a JSON file with a compression configuration, which is built with random weights.
+MODEL is an ONNX file, an exported program (for torch), a bundle, or a JSON file with a compression configuration, which
+is built with random weights.
 """
 
 from __future__ import annotations
@@ -41,7 +42,11 @@ class Subject:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments of ``autocompress measure``."""
-    parser.add_argument("model", metavar="MODEL", help="ONNX file, folder of a bundle, or JSON file of a configuration")
+    parser.add_argument(
+        "model",
+        metavar="MODEL",
+        help="ONNX file, exported program, folder of a bundle, or JSON file of a configuration",
+    )
     parser.add_argument(
         "--target", metavar="NAME", default="cpu", help="hardware profile by name or path (default cpu)"
     )
@@ -105,7 +110,7 @@ def _with_threads(profile: HardwareProfile, threads: int | None) -> HardwareProf
 def _subject(source: Path, args: argparse.Namespace, target: Target, scratch: Path) -> Subject:
     given = None if args.input is None else _read_input(Path(args.input))
     if source.is_dir():
-        return _of_bundle(source, args.precision, given)
+        return _of_bundle(source, target, args.precision, given)
     if source.suffix == ".json":
         return _of_config(source, args, target, scratch, given)
     return _of_file(source, args.precision, given)
@@ -123,16 +128,18 @@ def _read_input(path: Path) -> FloatArray:
     return cast("FloatArray", array)
 
 
-def _of_bundle(folder: Path, precision: str | None, given: FloatArray | None) -> Subject:
+def _of_bundle(folder: Path, target: Target, precision: str | None, given: FloatArray | None) -> Subject:
     from autocompress.bundles.files import read_arrays
     from autocompress.bundles.manifest import SAMPLE_FILE, read_manifest
     from autocompress.paths import inside
 
     manifest = read_manifest(folder)
     inputs = cast("FloatArray", read_arrays(folder / SAMPLE_FILE)["inputs"]) if given is None else given
-    # Each engine gets the file that was made for it, and any other one the file that may be deployed.
+    # Each engine gets the file that was made for it, for this target before others, and any other engine the file that
+    # may be deployed.
+    models = sorted(manifest.models, key=lambda model: model.target == target.name)
     files = _ForEngines(
-        {model.engine: inside(folder, model.file) for model in manifest.models},
+        {model.engine: inside(folder, model.file) for model in models},
         inside(folder, manifest.deployable_model.file),
     )
     return Subject(files, precision or manifest.model.precision, inputs)
@@ -177,9 +184,15 @@ def _of_config(
 
 
 def _of_file(path: Path, precision: str | None, given: FloatArray | None) -> Subject:
+    from autocompress.bundles.exported_program import is_exported_program, read_exported_program
     from autocompress.hardware.candidates import noise
     from autocompress.hardware.gate import declared_input, parse, stored_precision
 
+    if is_exported_program(path):
+        program = read_exported_program(path)
+        if given is None:
+            given = noise(4, *program.input_shape[1:])
+        return Subject(path, precision or "fp32", given)
     model = parse(path.read_bytes())
     if model is None:
         raise UserError(f"{path} is not an ONNX file")
@@ -213,10 +226,12 @@ def _show(source: Path, target: Target, subject: Subject, found: MeasurementSet)
     from rich.table import Table
 
     table = Table(title=f"{source} on {target.name}, {subject.precision}, batch 1")
-    for name in ("engine", "p50 ms", "p90 ms", "p99 ms", "FPS", "peak MB", ""):
+    # Few devices tell their energy.
+    energy = any(each.energy_joules is not None for each in found.measurements)
+    for name in ("engine", "p50 ms", "p90 ms", "p99 ms", "FPS", "peak MB", *(["mJ"] if energy else []), ""):
         table.add_column(name, justify="left" if name in ("engine", "") else "right", overflow="fold")
     for each in found.measurements:
-        table.add_row(*_row(each, best=each is found.best))
+        table.add_row(*_row(each, best=each is found.best, energy=energy))
     console = Console()
     console.print(table)
     for line in _protocol(found):
@@ -239,11 +254,11 @@ def _protocol(found: MeasurementSet) -> list[str]:
     ]
 
 
-def _row(each: Measurement, *, best: bool) -> list[str]:
+def _row(each: Measurement, *, best: bool, energy: bool) -> list[str]:
     name = f"{each.engine} {each.engine_version}"
     latency = each.latency
     if not each.ok or latency is None:
-        return [name, *[""] * 5, f"{each.outcome}: {each.message.removeprefix(f'{each.engine}: ')}"]
+        return [name, *[""] * (6 if energy else 5), f"{each.outcome}: {each.message.removeprefix(f'{each.engine}: ')}"]
     marks = ["best"] if best else []
     marks += ["measured" if each.measured else "predicted"]
     marks += ["disturbed by other work"] if each.disturbed else []
@@ -255,5 +270,10 @@ def _row(each: Measurement, *, best: bool) -> list[str]:
         f"{latency.p99:.3f}",
         f"{1000 / latency.p50:.1f}",
         "" if each.peak_memory_bytes is None else f"{each.peak_memory_bytes / 1e6:.0f}",
+        *([_millijoules(each)] if energy else []),
         ", ".join(marks),
     ]
+
+
+def _millijoules(each: Measurement) -> str:
+    return "" if each.energy_joules is None else f"{1e3 * each.energy_joules:.3g}"

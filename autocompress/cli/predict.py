@@ -31,7 +31,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--out", metavar="PATH", type=Path, required=True, help="where to write the labels")
     parser.add_argument("--overlay", metavar="PNG", type=Path, help="also write a picture of the labels on the image")
     parser.add_argument("--slices", metavar="N", type=int, default=4, help="slices of a volume in the picture [4]")
-    parser.add_argument("--threads", metavar="N", type=int, help="threads of ONNX Runtime [all cores]")
+    parser.add_argument("--threads", metavar="N", type=int, help="threads of the engine [all cores]")
     parser.add_argument("--json", action="store_true", help="print one JSON object")
 
 

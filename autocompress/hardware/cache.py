@@ -6,7 +6,7 @@ import hashlib
 import json
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from autocompress.errors import UserError
 from autocompress.hardware.agent import PROTOCOL
@@ -16,7 +16,10 @@ from autocompress.hardware.settings import MeasureSettings
 from autocompress.hardware.targets import Engine, Target
 from autocompress.paths import cache_dir, make_dir, read_json, write_json
 
-_SETTINGS_THAT_MATTER = ("min_runs", "min_seconds", "max_seconds", "interval", "warmup_seconds")
+if TYPE_CHECKING:
+    from autocompress.bundles.exported_program import ExportedProgram
+
+_SETTINGS_THAT_MATTER = ("min_runs", "min_seconds", "max_seconds", "interval", "warmup_seconds", "agreement")
 
 
 class LatencyCache:
@@ -76,18 +79,24 @@ def measurement_key(
         "power": [target.host.get("power"), target.power_mode],
         "settings": [wanted[name] for name in _SETTINGS_THAT_MATTER],
     }
+    if target.host.get("gpu"):
+        plain["gpu"] = target.host["gpu"]
     return hashlib.sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()
 
 
 def graph_digest(model: Path, *, sparsity: bool) -> str:
-    """Digest of an ONNX file that does not depend on the values of its weights.
+    """Digest of an ONNX file or an exported program that does not depend on the values of its weights.
 
     Args:
-        model: ONNX file; of a file that is not ONNX, the content is taken.
+        model: the file; of one that is neither, the content is taken.
         sparsity: whether the places of the zeros in pruned weights count (those with at least a tenth of zeros).
     """
     import onnx
 
+    from autocompress.bundles.exported_program import is_exported_program, read_exported_program
+
+    if is_exported_program(model):
+        return _program_digest(read_exported_program(model))
     content = model.read_bytes()
     proto = parse(content)
     if proto is None:
@@ -108,6 +117,12 @@ def graph_digest(model: Path, *, sparsity: bool) -> str:
     proto.doc_string = proto.graph.doc_string = ""
     digest.update(proto.SerializeToString(deterministic=True))
     return digest.hexdigest()
+
+
+def _program_digest(program: ExportedProgram) -> str:
+    """Of the graph, and of the tensors' shapes and types; torch skips no zeros."""
+    tensors = sorted((name, each.dtype, each.shape) for name, each in program.tensors.items())
+    return hashlib.sha256(json.dumps([program.graph, tensors], sort_keys=True).encode()).hexdigest()
 
 
 def _zeros(tensor: Any) -> bytes:

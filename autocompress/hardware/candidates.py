@@ -28,12 +28,13 @@ def export_for(
     threads: int | None = None,
     keep_float: int = 0,
 ) -> dict[str, Path]:
-    """Export a network once for each form, opset and precision that the engines need.
+    """Export a network once for each kind of file, form, opset and precision that the engines need.
 
     Args:
         network: with its final weights, or others: latency does not depend on their values.
         config: its configuration.
-        engines: each gets a file of the newest opset that it reads, in the form that it runs fastest.
+        engines: each gets a file of the newest opset that it reads, in the form that it runs fastest; torch gets an
+            exported program in float32, which it runs in each of its precisions.
         folder: where the files go; it must exist.
         in_channels: of the network.
         calibration: gives N x channels x R x R slices; asked only where a quantization needs them.
@@ -44,16 +45,25 @@ def export_for(
         A file for each engine by its name.
 
     Raises:
-        UserError: the precision cannot be made here.
+        UserError: the precision cannot be made here, or the network cannot be exported.
     """
-    from autocompress.bundles.export import FASTEST_FORM, export_onnx
+    from autocompress.bundles.export import FASTEST_FORM, FP16_FORM, export_onnx
+    from autocompress.bundles.exported_program import SUFFIX, write_exported_program
     from autocompress.compression.precision import convert
 
     exported: set[Path] = set()
     files: dict[str, Path] = {}
     for engine in engines:
+        if engine.name == "torch":
+            files[engine.name] = folder / f"program{SUFFIX}"
+            write_exported_program(network, files[engine.name], in_channels=in_channels, resolution=config.resolution)
+            continue
+        # An engine that is not at hand has no version: its predictor reads the number format from the file.
+        by_flag = config.precision == "fp16" and engine.name in FP16_FORM and engine.version != ""
         # What the faster forms compute by way of sums of squares would leave the range of float16.
         form = "plain" if config.precision == "fp16" else FASTEST_FORM.get(engine.name, "plain")
+        if by_flag:
+            form = FP16_FORM[engine.name]
         path = folder / f"{form}-opset{engine.opset}.onnx"
         if path not in exported:
             export_onnx(
@@ -65,7 +75,7 @@ def export_for(
                 form=form,
             )
             exported.add(path)
-        if config.precision in ("fp16", "int8"):  # bf16 is a way to compute and not to store
+        if config.precision in ("fp16", "int8") and not by_flag:  # bf16 is a way to compute and not to store
             converted = path.with_name(f"{path.stem}-{engine.name}-{config.precision}.onnx")
             samples = calibration() if config.precision == "int8" else None
             convert(

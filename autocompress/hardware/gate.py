@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from autocompress.config import CompressionConfig
+from autocompress.errors import UserError
+from autocompress.hardware.engines import tensorrt
 from autocompress.hardware.targets import Engine, Target
+
+if TYPE_CHECKING:
+    from autocompress.bundles.exported_program import ExportedProgram
 
 _ELEMENT_BYTES = {1: 4, 2: 1, 3: 1, 4: 2, 5: 2, 6: 4, 7: 8, 9: 1, 10: 2, 11: 8, 12: 4, 13: 8, 16: 2}
 """Bytes of an element by `onnx.TensorProto.DataType`."""
@@ -53,10 +58,16 @@ def refuse_model(path: Path, engine: Engine, *, memory_bytes: int | None = None)
     """Why an engine cannot run an exported file; None where nothing speaks against trying.
 
     Args:
-        path: ONNX file.
+        path: ONNX file; for torch, an exported program.
         engine: that would run it.
         memory_bytes: memory for model and engine; None for no limit.
     """
+    from autocompress.bundles.exported_program import is_exported_program
+
+    if engine.name == "torch":
+        return _refuse_program(path, memory_bytes)
+    if is_exported_program(path):
+        return f"{path.name} is an exported program, which torch alone runs"
     try:
         model = parse(path.read_bytes())
     except OSError as error:
@@ -67,8 +78,34 @@ def refuse_model(path: Path, engine: Engine, *, memory_bytes: int | None = None)
         _refuse_files(model)
         or _refuse_opset(model, engine)
         or _refuse_operators(model)
+        or _refuse_by_tensorrt(model, engine)
         or (None if memory_bytes is None else refuse_memory(model, memory_bytes))
     )
+
+
+def _refuse_program(path: Path, memory_bytes: int | None) -> str | None:
+    from autocompress.bundles.exported_program import is_exported_program, read_exported_program
+
+    try:
+        if not is_exported_program(path) and parse(path.read_bytes()) is not None:
+            return f"{path.name} is an ONNX file; torch runs exported programs alone"
+        program = read_exported_program(path)
+    except OSError as error:
+        return f"{path.name} cannot be read: {error.strerror}"
+    except UserError as error:
+        return str(error)
+    return None if memory_bytes is None else _refuse_bytes(program_memory(program), memory_bytes)
+
+
+def program_memory(program: ExportedProgram) -> int:
+    """Least memory in bytes for an exported program, in float32; an estimate from below, made to refuse safely.
+
+    The process, the weights once, and the largest of all values: which of them share memory is not written down.
+    """
+    nodes = [node for node in program.graph["nodes"] if not node["op"].startswith("aten.expand")]
+    made = [node["shape"] for node in nodes if node["shape"]]
+    weights = sum(each.bytes for each in program.tensors.values())
+    return PROCESS_BYTES + weights + 4 * max(map(_elements, [program.input_shape, *made]))
 
 
 def _refuse_files(model: Any) -> str | None:
@@ -102,9 +139,18 @@ def _refuse_operators(model: Any) -> str | None:
     return None
 
 
+def _refuse_by_tensorrt(model: Any, engine: Engine) -> str | None:
+    if engine.name != "tensorrt":
+        return None
+    return tensorrt.refuse(model, tensorrt.version_of(engine.version, engine.opset))
+
+
 def refuse_memory(model: Any, memory_bytes: int) -> str | None:
     """Why a model (an `onnx.ModelProto`) does not fit into memory, by `estimate_memory`; None where it may."""
-    needed = estimate_memory(model)
+    return _refuse_bytes(estimate_memory(model), memory_bytes)
+
+
+def _refuse_bytes(needed: int, memory_bytes: int) -> str | None:
     if needed <= memory_bytes:
         return None
     return f"needs about {needed / 2**20:.0f} MiB of memory, the target has {memory_bytes / 2**20:.0f} MiB for it"

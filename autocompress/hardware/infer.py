@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from autocompress.data.dataset import FloatArray
+from autocompress.hardware.engines import build_seconds
 from autocompress.hardware.hosts import AgentJob, AgentReport, Host, open_host
 from autocompress.hardware.records import Outcome
 from autocompress.hardware.targets import Engine, Target
@@ -54,9 +55,9 @@ def infer(
     that memory stays bounded however many volumes there are.
 
     Args:
-        model: ONNX file.
+        model: ONNX file; for torch, an exported program.
         engine: one of the target's engines, or its name.
-        target: where it runs; for a target whose figures are predicted, ONNX Runtime runs it here.
+        target: where it runs; for a target whose figures are predicted, another engine runs it here (`stand_in_for`).
         inputs: arrays of N x C x R x R float32, such as one volume each; N from 1.
         precision: number format to compute in; it matters where one file serves several (bf16 with openvino).
         turnstile: with one, the engine enters the room for each sample, so that a measurement by another worker is
@@ -74,15 +75,26 @@ def infer(
     chosen = target.engine(engine) if isinstance(engine, str) else engine
     if target.predicted:
         chosen = stand_in_for(chosen)
+        if chosen.name == "torch" and precision == "fp16":
+            precision = "fp32"  # torch has no fp16 on a processor, and the file holds float32
     host = open_host("local" if target.predicted else target.host_kind)
     for chunk in _chunks(inputs, chunk_bytes):
         yield from _infer(model, chosen, host, chunk, precision, turnstile, timeout_seconds)
 
 
 def stand_in_for(engine: Engine) -> Engine:
-    """What computes the outputs of an engine that is not at hand: ONNX Runtime on this machine's processor."""
+    """What computes the outputs of an engine that is not at hand: one that reads its file, on this machine's processor.
+
+    That is ONNX Runtime; for the exported programs of torch, torch.
+    """
     threads = min(engine.threads, os.cpu_count() or 1)
-    return replace(engine, name="onnxruntime", device="cpu", threads=threads, python=None, options={})
+    name = "torch" if engine.name == "torch" else "onnxruntime"
+    return replace(engine, name=name, device="cpu", threads=threads, python=None, options={})
+
+
+def model_name(engine: Engine) -> str:
+    """Name of the model's file in the agent's folder; engines may go by its ending."""
+    return "model.safetensors" if engine.name == "torch" else "model.onnx"
 
 
 def _chunks(inputs: Iterable[FloatArray], limit: int) -> Iterator[list[FloatArray]]:
@@ -109,7 +121,8 @@ def _infer(
 ) -> Iterator[FloatArray]:
     with tempfile.TemporaryDirectory(prefix="autocompress-infer-") as scratch:
         folder = Path(scratch)
-        inputs, outputs = {"model.onnx": model}, {}
+        name_there = model_name(engine)
+        inputs, outputs = {name_there: model}, {}
         for index, array in enumerate(arrays):
             name = f"input-{index}.npy"
             np.save(folder / name, np.ascontiguousarray(array, dtype=np.float32), allow_pickle=False)
@@ -118,9 +131,10 @@ def _infer(
         request = {
             **engine_request(engine, precision),
             "turnstile": turnstile_folder(turnstile),
-            "run": {"inputs": [name for name in inputs if name != "model.onnx"], "outputs": list(outputs)},
+            "run": {"inputs": [name for name in inputs if name != name_there], "outputs": list(outputs)},
         }
-        report = host.run(AgentJob(request, inputs, outputs, engine.python, timeout_seconds))
+        job = AgentJob(request, inputs, outputs, engine.python, timeout_seconds, build_seconds(engine.name))
+        report = host.run(job)
         raise_unless_ok(engine, report)
         for path in outputs.values():
             yield np.load(path, allow_pickle=False)
@@ -128,10 +142,10 @@ def _infer(
 
 
 def engine_request(engine: Engine, precision: str) -> dict[str, Any]:
-    """The part of a request that says which engine runs ``model.onnx``, and how."""
+    """The part of a request that says which engine runs the model that is called `model_name` there, and how."""
     return {
         "engine": engine.name,
-        "model": "model.onnx",
+        "model": model_name(engine),
         "precision": precision,
         "device": engine.device,
         "threads": engine.threads,

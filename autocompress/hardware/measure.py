@@ -14,9 +14,10 @@ import numpy as np
 from autocompress.config import CompressionConfig
 from autocompress.data.dataset import FloatArray
 from autocompress.hardware.cache import LatencyCache, measurement_key
+from autocompress.hardware.engines import build_seconds
 from autocompress.hardware.gate import refuse_config, refuse_model
 from autocompress.hardware.hosts import AgentJob, AgentReport, Host, open_host
-from autocompress.hardware.infer import engine_request
+from autocompress.hardware.infer import engine_request, model_name
 from autocompress.hardware.predicted import predicted_measurement
 from autocompress.hardware.records import Latency, Measurement
 from autocompress.hardware.settings import MeasureSettings
@@ -67,7 +68,7 @@ def measure(
     A failure of an engine is a measurement with another outcome than ``ok``; it never raises.
 
     Args:
-        model: ONNX file; or one for each engine by name, where engines need different ones. An engine that has none
+        model: ONNX file (for torch, an exported program); or one for each engine by name. An engine that has none
             is left out.
         target: see `autocompress.hardware.targets.resolve_target`.
         inputs: N x C x R x R float32, real images; the first 16 are fed in turn, one at a time.
@@ -147,9 +148,10 @@ def _measure(
         report = host.run(
             AgentJob(
                 request,
-                {"model.onnx": model, "input.npy": sample},
+                {model_name(engine): model, "input.npy": sample},
                 python=engine.python,
                 timeout_seconds=settings.timeout_seconds,
+                build_seconds=min(build_seconds(engine.name), settings.build_seconds),
                 memory_bytes=target.memory_bytes,
             )
         )
@@ -165,6 +167,7 @@ def _measure(
         peak_memory_bytes=report.answer["peak_memory_bytes"],
         disturbed=timed["disturbed"],
         conditions={**_conditions(engine, target, report, precision), **timed["conditions"]},
+        energy_joules=timed.get("energy_joules"),
     )
 
 
@@ -199,4 +202,5 @@ def _conditions(engine: Engine, target: Target, report: AgentReport, precision: 
         "python": process.get("python"),
         "phases": report.answer.get("phases", {}),
         "engine_details": report.answer.get("details", {}),
+        **({"gpu": host["gpu"]} if host.get("gpu") else {}),
     }

@@ -39,9 +39,11 @@ class Measurement:
         message: one line for people where the outcome is not ``ok`` ("deepsparse: SIGSEGV while compiling").
         latency: present exactly where the outcome is ``ok``.
         peak_memory_bytes: peak resident memory of the engine's process, where known.
+        energy_joules: energy for one inference over the timed runs, where the device tells it: of the whole GPU, or of
+            the processor's packages, whatever else they did; None where unknown.
         measured: False where the figures are predicted.
         disturbed: True where foreign load stayed above its limit in every attempt.
-        conditions: threads, affinity, CPU model, clocks, governor, power mode, temperatures, foreign load, ...
+        conditions: threads, affinity, CPU model, clocks, governor, power mode, temperatures, foreign load, GPU, ...
     """
 
     engine: str
@@ -54,6 +56,7 @@ class Measurement:
     measured: bool = True
     disturbed: bool = False
     conditions: Mapping[str, Any] = field(default_factory=dict)
+    energy_joules: float | None = None
 
     @property
     def ok(self) -> bool:

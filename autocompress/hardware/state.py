@@ -111,7 +111,7 @@ def host_state(*, seconds: float = 1.0, gpu: bool = False, root: Path = Path("/"
         governor=power["governor"],
         boost=power["boost"],
         mains=power["mains"],
-        power_mode=_read(root / "sys/firmware/acpi/platform_profile"),
+        power_mode=_read(root / "sys/firmware/acpi/platform_profile") or power["mode"],
         temperatures_c=agent.temperatures(),
         temperature_limits_c=_limits(root) or None,
         throttled=None if before is None or after is None else after - before,

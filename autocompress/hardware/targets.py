@@ -5,12 +5,12 @@ from __future__ import annotations
 import importlib.util
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from autocompress.errors import TargetError
 from autocompress.hardware.agent import host_facts
-from autocompress.hardware.engines import AGENT_ENGINES, install_hint, licence_notice
+from autocompress.hardware.engines import AGENT_ENGINES, PROGRAM_ENGINES, install_hint, licence_notice
 from autocompress.hardware.hosts import AgentJob, AgentReport, open_host
 
 if TYPE_CHECKING:
@@ -207,7 +207,16 @@ def inspect_target(
                 unusable.append(Unusable(spec.name, reason, remedy, notice))
                 continue
             facts = report.answer["host"]
-            usable.append(_engine(profile, spec, report, facts, notice))
+            wrong_mode = _wrong_mode(profile, facts)
+            if wrong_mode is not None:
+                unusable.append(replace(wrong_mode, name=spec.name, notice=notice))
+                continue
+            engine = _engine(profile, spec, report, facts, notice)
+            if engine.precisions:
+                usable.append(engine)
+            else:
+                none = f"computes in none of the profile's precisions ({', '.join(spec.precisions)}) here"
+                unusable.append(Unusable(spec.name, none, "name others in the profile", notice))
     return Target(
         name=profile.name,
         host_kind=profile.host.kind,
@@ -221,10 +230,19 @@ def inspect_target(
     )
 
 
+def _wrong_mode(profile: HardwareProfile, facts: Mapping[str, Any]) -> Unusable | None:
+    """Why a host that is in another power mode than the profile demands is not measured."""
+    wanted, now = profile.power_mode, facts["power"]["mode"]
+    if wanted is None or wanted == now:
+        return None
+    told = "which this machine does not tell" if now is None else f"it is {now}"
+    return Unusable("", f"the profile demands the power mode {wanted}, {told}", f"set {wanted}")
+
+
 def _probe(
     profile: HardwareProfile, spec: EngineSpec, known: dict[tuple[str, str | None, str], AgentReport]
 ) -> AgentReport:
-    if profile.host.kind != "local":
+    if profile.host.kind != "local" or spec.options:
         return _ask(profile, spec)
     key = (spec.name, spec.python, profile.device)
     if key not in known:
@@ -242,10 +260,11 @@ def _ask(profile: HardwareProfile, spec: EngineSpec) -> AgentReport:
         return refused("its host is not this machine, and this version measures on this machine only")
     if spec.name not in AGENT_ENGINES:
         return refused(f"this version measures with {', '.join(AGENT_ENGINES)} only")
-    if spec.python is None and importlib.util.find_spec(spec.name) is None:
+    packaged = spec.name not in PROGRAM_ENGINES
+    if packaged and spec.python is None and importlib.util.find_spec(spec.name) is None:
         version = f"{sys.version_info.major}.{sys.version_info.minor}"
         return refused(f"not installed in this Python {version}")
-    request = {"engine": spec.name, "probe": True, "device": profile.device}
+    request = {"engine": spec.name, "probe": True, "device": profile.device, "options": dict(spec.options)}
     return open_host(profile.host.kind).run(AgentJob(request, python=spec.python, timeout_seconds=PROBE_SECONDS))
 
 
@@ -257,19 +276,21 @@ def _engine(
             f"target {profile.name}: {spec.name} asks for {spec.threads} threads, but {facts['name']} has "
             f"{facts['cores']} cores for it; lower threads in the profile"
         )
-    capabilities = report.answer.get("details", {}).get("capabilities")
+    details = report.answer.get("details", {})
+    capabilities = details.get("capabilities")
+    # openvino lists what its CPU has beyond whole numbers, TensorRT all that its GPU is fast in.
+    reduced = ("bf16", "fp16", "int8") if spec.name == "tensorrt" else ("bf16", "fp16")
     precisions = tuple(
         value
         for value in spec.precisions
-        # Only reduced floating point is a matter of the CPU; openvino lists what it has.
-        if capabilities is None or value not in ("bf16", "fp16") or value.upper() in capabilities
+        if capabilities is None or value not in reduced or value.upper() in capabilities
     )
     return Engine(
         name=spec.name,
         version=report.answer["engine_version"],
         precisions=precisions,
         prune_patterns=tuple(spec.prune_patterns),
-        opset=spec.opset,
+        opset=min(spec.opset, details.get("opset", spec.opset)),
         threads=spec.threads or facts["physical_cores"],
         python=spec.python,
         device=profile.device,

@@ -109,13 +109,15 @@ class DAEFormer(nn.Module):
         Raises:
             ConfigError: the resolution is no multiple of the total stride.
         """
-        from autocompress.models.dae_former_export import ChannelsFirstForm, TokensForm
+        from autocompress.models.dae_former_export import ChannelsFirstForm, TokensForm, half_form
 
         stride = 4 * 2 ** (len(self.shape.channels) - 1)
         if resolution % stride:
             raise ConfigError(f"resolution {resolution} is no multiple of {stride}, the total stride of the network")
         if form == "plain":
             return self
+        if form == "half":
+            return half_form(self)
         # Forms are built from constants: no gradient leads back to this network.
         with torch.no_grad():
             return TokensForm(self, resolution) if form == "tokens" else ChannelsFirstForm(self)

@@ -15,9 +15,14 @@ tokens than channels, attention multiplies its small matrices first, which saves
 
 `ChannelsFirstForm` keeps 1 x C x H x W throughout, with every linear layer as a 1x1 convolution, in which a sparse
 engine skips zeros. Gains of a LayerNorm move into the layer that reads it.
+
+`half_form` is the network as it is trained, but for attention between channels, whose sums over all tokens would leave
+the range of float16.
 """
 
 from __future__ import annotations
+
+import copy
 
 import torch
 import torch.nn.functional as F
@@ -28,6 +33,8 @@ from autocompress.models.dae_former import DAEFormer
 
 # Keeps the norm of a channel that is zero everywhere from dividing by zero; far below any other norm.
 _NORM_FLOOR = 1e-6
+# Of float16: what is smaller may become zero, and a division by it not a number.
+_SMALLEST_NORMAL = 2.0**-14
 
 
 class _Constants(nn.Module):
@@ -512,3 +519,43 @@ class _ImageHead(_HeadConstants):
         logits = (logits - mean * self.offset.view(1, 1, -1, 1)) / deviation + self.bias.view(1, 1, -1, 1)
         # A pixel shuffle expects the class before the pixel of the token.
         return F.pixel_shuffle(logits.transpose(1, 2).reshape(1, 16 * self.classes, height, width), 4)
+
+
+# ---------------------------------------------------------------------------------------------------- half
+
+
+def half_form(model: DAEFormer) -> nn.Module:
+    """A copy of the network in which attention between channels stays inside the range of float16.
+
+    LayerNorms are left as they are: how they are written depends on the opset (`autocompress.bundles.half_norm`).
+    """
+    written = copy.deepcopy(model)
+    for parent in list(written.modules()):
+        for name, child in list(parent.named_children()):
+            if isinstance(child, blocks.ChannelAttention):
+                setattr(parent, name, _HalfChannelAttention(child))
+    return written
+
+
+class _HalfChannelAttention(nn.Module):
+    """As `blocks.ChannelAttention`, but with every channel divided by its norm before the products are summed."""
+
+    def __init__(self, attention: blocks.ChannelAttention) -> None:
+        super().__init__()
+        self.qkv, self.temperature, self.project = attention.qkv, attention.temperature, attention.project
+
+    def forward(self, x: Tensor) -> Tensor:
+        batch, height, width, channels = x.shape
+        heads = blocks.HEADS
+        qkv = self.qkv(x).view(batch, height * width, 3, heads, channels // heads).permute(2, 0, 3, 4, 1)
+        queries, keys, values = qkv.unbind(0)
+        scores = (_unit(queries) @ _unit(keys).transpose(-1, -2)) * self.temperature
+        mixed = F.softmax(scores, dim=-1) @ values
+        return self.project(mixed.permute(0, 3, 1, 2).reshape(batch, height, width, channels))
+
+
+def _unit(x: Tensor) -> Tensor:
+    """Each row divided by its norm, without a square above 1; a row of zeros stays one."""
+    scaled = x / x.abs().amax(dim=-1, keepdim=True).clamp_min(_SMALLEST_NORMAL)
+    # The norm of a scaled row is at least 1, save where the row is all but zero.
+    return scaled / (scaled * scaled).sum(dim=-1, keepdim=True).clamp_min(1.0).sqrt()

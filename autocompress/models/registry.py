@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 # Forms of operators in which a network can be exported. A network that offers more than ``plain`` has a method
 # ``export_form(form, resolution) -> nn.Module`` that returns the same function for one image in that form.
-ExportForm = Literal["plain", "tokens", "channels_first"]
+ExportForm = Literal["plain", "tokens", "channels_first", "half"]
 EXPORT_FORMS: tuple[ExportForm, ...] = get_args(ExportForm)
 
 # Modules that register the built-in families when they are imported.

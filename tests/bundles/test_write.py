@@ -115,7 +115,7 @@ def test_a_prediction_is_called_one_everywhere(tmp_path: Path, parts: Parts) -> 
     [
         ({"sample_inputs": np.zeros((2, 1, 64, 64), np.float32)}, "2, 1, 64, 64"),
         ({"classes": ("background", "heart")}, "sample outputs"),
-        ({"models": []}, "one or two model files"),
+        ({"models": []}, "at least one model file"),
     ],
 )
 def test_parts_that_contradict_each_other_are_refused(

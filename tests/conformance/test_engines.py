@@ -9,7 +9,7 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar
@@ -28,7 +28,7 @@ from autocompress.hardware.turnstile import Turnstile
 from autocompress.specs.schemas import HardwareProfile
 
 SIDE = 32
-QUICK = MeasureSettings(min_seconds=0.0, max_seconds=0.05, warmup_seconds=0.05, foreign_limit=1e9)
+QUICK = MeasureSettings(min_seconds=0.0, max_seconds=0.05, warmup_seconds=0.05, foreign_limit=1e9, agreement=None)
 ENDLESS = replace(QUICK, min_seconds=600.0, max_seconds=600.0)
 
 
@@ -79,11 +79,13 @@ class EngineExam:
     Attributes:
         engine: its name.
         device: ``cpu`` or ``cuda``.
+        options: settings of the engine itself.
         tolerance: largest difference to ONNX Runtime, relative to the largest logit.
     """
 
     engine: ClassVar[str]
     device: ClassVar[str] = "cpu"
+    options: ClassVar[Mapping[str, Any]] = {}
     tolerance: ClassVar[float] = 1e-3
 
     @pytest.fixture(scope="class")
@@ -91,12 +93,20 @@ class EngineExam:
         """The engine alone, with one thread."""
         target = inspect_target(
             HardwareProfile.from_dict(
-                {"name": "exam", "device": self.device, "engines": [{"name": self.engine, "threads": 1}]}
+                {
+                    "name": "exam",
+                    "device": self.device,
+                    "engines": [{"name": self.engine, "threads": 1, "options": dict(self.options)}],
+                }
             )
         )
         if not target.usable:
             pytest.skip(target.unusable[0].line)
         return target
+
+    def write_model(self, path: Path, operator: str = "Relu", **sizes: Any) -> Path:
+        """The exam's network (`write_model`) as a file that the engine reads."""
+        return write_model(path, operator, **sizes)
 
     @pytest.fixture
     def inputs(self) -> Any:
@@ -118,7 +128,7 @@ class EngineExam:
         return run
 
     def test_loads_and_times(self, measured: Callable[..., Measurement], tmp_path: Path) -> None:
-        result = measured(write_model(tmp_path / "m.onnx"))
+        result = measured(self.write_model(tmp_path / "m.onnx"))
         assert result.ok, result.message
         assert result.engine == self.engine
         assert result.engine_version
@@ -128,14 +138,14 @@ class EngineExam:
         assert result.peak_memory_bytes is None or result.peak_memory_bytes > 10 * 2**20
 
     def test_agrees_with_onnxruntime(self, target: Target, inputs: Any, tmp_path: Path) -> None:
-        model = write_model(tmp_path / "m.onnx", layers=2)
-        expected = by_onnxruntime(model, inputs)
+        model = self.write_model(tmp_path / "m.onnx", layers=2)
+        expected = by_onnxruntime(write_model(tmp_path / "reference.onnx", layers=2), inputs)
         (found,) = infer(model, self.engine, target, [inputs])
         assert found.dtype == np.float32
         np.testing.assert_allclose(found, expected, rtol=0, atol=self.tolerance * float(np.abs(expected).max()))
 
     def test_each_sample_is_its_own(self, target: Target, inputs: Any, tmp_path: Path) -> None:
-        model = write_model(tmp_path / "m.onnx")
+        model = self.write_model(tmp_path / "m.onnx")
         together, last = infer(model, self.engine, target, [inputs, inputs[2:]])
         np.testing.assert_allclose(together[2:], last, rtol=1e-5, atol=1e-5)
         assert np.abs(together[0] - together[1]).max() > 1e-3
@@ -143,7 +153,7 @@ class EngineExam:
     def test_nan_is_an_outcome(
         self, measured: Callable[..., Measurement], target: Target, inputs: Any, tmp_path: Path
     ) -> None:
-        model = write_model(tmp_path / "m.onnx", "Sqrt", shift=1000.0)  # roots of negative numbers
+        model = self.write_model(tmp_path / "m.onnx", "Sqrt", shift=1000.0)  # roots of negative numbers
         result = measured(model)
         assert result.outcome == "invalid_output"
         assert "NaN" in result.message
@@ -169,19 +179,21 @@ class EngineExam:
         assert "\n" not in str(error.value)
 
     def test_an_operator_that_does_not_exist(self, measured: Callable[..., Measurement], tmp_path: Path) -> None:
-        result = measured(write_model(tmp_path / "m.onnx", "Frobnicate"))
+        result = measured(self.write_model(tmp_path / "m.onnx", "Frobnicate"))
         assert result.outcome == "unsupported"
         assert "Frobnicate" in result.message
 
     def test_an_input_of_another_size(self, measured: Callable[..., Measurement], tmp_path: Path) -> None:
-        result = measured(write_model(tmp_path / "m.onnx"), given=np.zeros((1, 1, SIDE, SIDE * 2), dtype=np.float32))
+        result = measured(
+            self.write_model(tmp_path / "m.onnx"), given=np.zeros((1, 1, SIDE, SIDE * 2), dtype=np.float32)
+        )
         assert result.outcome == "unsupported"
         assert result.message == (
             f"{self.engine}: the input is 1x1x{SIDE}x{SIDE * 2} but the model takes 1x1x{SIDE}x{SIDE}"
         )
 
     def test_a_time_out(self, measured: Callable[..., Measurement], tmp_path: Path) -> None:
-        result = measured(write_model(tmp_path / "m.onnx"), replace(ENDLESS, timeout_seconds=4.0))
+        result = measured(self.write_model(tmp_path / "m.onnx"), replace(ENDLESS, timeout_seconds=4.0))
         assert result.outcome == "timeout"
         assert "no answer within 4 s" in result.message
 
@@ -192,7 +204,7 @@ class EngineExam:
         self, measured: Callable[..., Measurement], tmp_path: Path, number: signal.Signals, outcome: str
     ) -> None:
         results: list[Measurement] = []
-        model = write_model(tmp_path / "m.onnx")
+        model = self.write_model(tmp_path / "m.onnx")
         thread = threading.Thread(target=lambda: results.append(measured(model, ENDLESS)))
         thread.start()
         os.kill(timing_agent(), number)
@@ -203,7 +215,7 @@ class EngineExam:
 
     def test_one_thread_is_one_thread(self, measured: Callable[..., Measurement], tmp_path: Path) -> None:
         # Heavy enough to be worth sharing out; a busy machine can only make the figure smaller.
-        result = measured(write_model(tmp_path / "m.onnx", channels=96, layers=3))
+        result = measured(self.write_model(tmp_path / "m.onnx", channels=96, layers=3))
         assert result.ok, result.message
         assert result.conditions["threads"] == 1
         assert result.conditions["cores_used"] <= 1.15

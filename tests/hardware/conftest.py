@@ -16,7 +16,7 @@ from autocompress.hardware.settings import MeasureSettings
 def quick() -> MeasureSettings:
     """The protocol with as little time as it allows; how busy the machine is does not matter."""
     return MeasureSettings(
-        min_seconds=0.0, max_seconds=0.05, warmup_seconds=0.05, foreign_limit=1e9, timeout_seconds=120.0
+        min_seconds=0.0, max_seconds=0.05, warmup_seconds=0.05, foreign_limit=1e9, agreement=None, timeout_seconds=120.0
     )
 
 

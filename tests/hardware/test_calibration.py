@@ -287,7 +287,7 @@ def test_calibrate_measures_really(
     from autocompress.hardware import measure as module
     from autocompress.hardware.settings import MeasureSettings
 
-    quick = MeasureSettings(min_seconds=0.0, max_seconds=0.05, warmup_seconds=0.05, foreign_limit=1e9)
+    quick = MeasureSettings(min_seconds=0.0, max_seconds=0.05, warmup_seconds=0.05, foreign_limit=1e9, agreement=None)
     monkeypatch.setattr(module, "MeasureSettings", lambda: quick)
     assert main(command(tiny, "--json")) == ExitCode.DONE
     output = capsys.readouterr()

@@ -24,7 +24,9 @@ def fast(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(
         module,
         "MeasureSettings",
-        lambda: MeasureSettings(min_seconds=0.0, max_seconds=0.05, warmup_seconds=0.05, foreign_limit=1e9),
+        lambda: MeasureSettings(
+            min_seconds=0.0, max_seconds=0.05, warmup_seconds=0.05, foreign_limit=1e9, agreement=None
+        ),
     )
 
 

@@ -18,7 +18,7 @@ import pytest
 
 from autocompress.errors import TargetError
 from autocompress.hardware.hosts import AgentJob, AgentReport, LocalHost, open_host
-from autocompress.hardware.hosts.jobs import Death, read_report, waited_seconds
+from autocompress.hardware.hosts.jobs import Death, phase_seconds, read_report
 from autocompress.hardware.settings import MeasureSettings
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -137,6 +137,18 @@ def test_too_much_memory(job: AgentJob) -> None:
     assert agents() == []
 
 
+def test_the_memory_of_a_program_beside_the_agent_counts(job: AgentJob, tmp_path: Path) -> None:
+    hungry = "x = bytearray(b'1') * (300 * 2**20); import time; time.sleep(60)"
+    program = tmp_path / "agent"  # in the place of the interpreter: it starts a program, as trtexec is started
+    program.write_text(f'#!/bin/sh\n{sys.executable} -c "{hungry}"\n')
+    program.chmod(0o755)
+    request = {**job.request, "engine": "tensorrt"}
+    report = LocalHost().run(
+        replace(job, request=request, python=str(program), memory_bytes=200 * 2**20, timeout_seconds=50.0)
+    )
+    assert report.outcome == "out_of_memory"
+
+
 def test_peak_memory_is_the_engine_s_own(job: AgentJob) -> None:
     ballast = np.ones(400 * 2**20, dtype=np.uint8)  # resident in this process while it starts the agent
     report = LocalHost().run(job)
@@ -247,11 +259,20 @@ def test_deaths_without_an_answer(death: Death, log: str, outcome: str, text: st
 
 
 def test_seconds_of_waiting() -> None:
-    assert waited_seconds("", 9.0) == 0
-    assert waited_seconds("1.0 starting\n2.0 waiting\n5.0 loading\n", 9.0) == 3
-    assert waited_seconds("2.0 waiting\n5.0 loading\n6.0 waiting\n", 9.0) == 6
+    assert phase_seconds("", 9.0, "waiting") == 0
+    assert phase_seconds("1.0 starting\n2.0 waiting\n5.0 loading\n", 9.0, "waiting") == 3
+    assert phase_seconds("2.0 waiting\n5.0 loading\n6.0 waiting\n", 9.0, "waiting") == 6
 
 
 def test_an_unknown_kind_of_host_is_told() -> None:
     with pytest.raises(TargetError, match="carrier-pigeon"):
         open_host("carrier-pigeon")
+
+
+def test_a_build_has_time_of_its_own(job: AgentJob, tmp_path: Path) -> None:
+    slow = tmp_path / "agent"  # in the place of the interpreter: it compiles for three seconds
+    slow.write_text("#!/bin/sh\nprintf '%s compiling\\n' $(date +%s.%N) > answer.json.phases; exec sleep 3\n")
+    slow.chmod(0o755)
+    built = replace(job, python=str(slow), timeout_seconds=1.0)
+    assert LocalHost().run(built).outcome == "timeout"
+    assert "without an answer" in LocalHost().run(replace(built, build_seconds=60.0)).message

@@ -61,7 +61,8 @@ def test_agent_imports_only_the_standard_library_at_the_top() -> None:
     names = {
         alias.name.split(".")[0] for node in ast.walk(tree) if isinstance(node, ast.Import) for alias in node.names
     } | {(node.module or "").split(".")[0] for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)}
-    assert names - set(sys.stdlib_module_names) == {"numpy", "onnxruntime", "openvino", "deepsparse"}
+    engines = {"onnxruntime", "openvino", "deepsparse", "torch", "safetensors", "tensorrt"}
+    assert names - set(sys.stdlib_module_names) == {"numpy", *engines}
 
 
 def test_agent_runs_on_python_36() -> None:
@@ -88,3 +89,39 @@ def test_foreign_load_sees_another_process_and_not_this_one() -> None:
         pytest.skip("this kernel does not tell its CPU time")
     assert found["foreign"] > 0.3
     assert found["own"] < 0.5
+
+
+RULES = {"foreign_limit": 0.06, "attempts": 3, "agreement": 0.02, "repeat_seconds": 6.0}
+
+
+def verdict(*series: tuple[float, float], seconds: float = 1.0, wanted: int = 2) -> tuple[int, bool] | None:
+    """Of series given as p50 and foreign load."""
+    return agent.verdict([(p50, foreign, seconds) for p50, foreign in series], RULES, wanted)
+
+
+def test_the_fastest_series_counts_once_two_agree() -> None:
+    assert verdict((10.0, 0.0)) is None
+    assert verdict((10.0, 0.0), (9.9, 0.0)) == (1, False)
+    # A neighbour that no counter shows: two slow series do not outvote two fast ones, nor does one fast one suffice.
+    assert verdict((22.0, 0.0), (10.0, 0.0), (21.0, 0.0)) is None
+    assert verdict((22.0, 0.0), (10.0, 0.0), (21.0, 0.0), (10.1, 0.0)) == (1, False)
+
+
+def test_a_series_beside_foreign_load_does_not_count() -> None:
+    assert verdict((9.0, 0.5), (10.0, 0.0)) is None
+    assert verdict((9.0, 0.5), (10.0, 0.0), (10.1, 0.0)) == (1, False)
+    assert verdict((9.0, 0.5), (9.0, 0.2)) is None
+    assert verdict((9.0, 0.5), (9.0, 0.2), (9.0, 0.4)) == (1, True)
+
+
+def test_without_agreement_the_fastest_is_marked_when_the_time_is_over() -> None:
+    apart = ((14.0, 0.0), (12.0, 0.0), (10.0, 0.0))
+    assert verdict(*apart) is None
+    assert verdict(*apart, seconds=2.0) == (2, True)
+    # One series of a slow model takes all the time there is, and nothing speaks against it.
+    assert verdict((200.0, 0.0), seconds=12.8) == (0, False)
+
+
+def test_an_engine_that_repeats_itself_needs_one_series() -> None:
+    assert verdict((10.0, 0.0), wanted=1) == (0, False)
+    assert agent.verdict([(10.0, None, 1.0)], {**RULES, "agreement": None}) == (0, False)

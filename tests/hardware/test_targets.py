@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from autocompress.errors import TargetError
+from autocompress.hardware import agent
 from autocompress.hardware.targets import Target, inspect_target, resolve_target
 from autocompress.specs.library import list_specs, load_spec
 from autocompress.specs.schemas import HardwareProfile
@@ -95,10 +96,13 @@ def test_an_interpreter_that_does_not_exist() -> None:
         resolve_target(profile({"name": "onnxruntime", "python": "/nowhere/python"}))
 
 
-@pytest.mark.parametrize("name", ["torch", "tensorrt"])
-def test_an_engine_that_cannot_be_measured_yet_is_told(name: str) -> None:
-    with pytest.raises(TargetError, match=f"{name}: this version measures with onnxruntime, openvino, deepsparse only"):
-        resolve_target(profile({"name": name}, device="cuda"))
+def test_torch_without_cuda_is_no_engine_of_a_gpu() -> None:
+    import torch
+
+    if torch.cuda.is_available():
+        pytest.skip("this machine has a GPU")
+    with pytest.raises(TargetError, match=r"torch: (this build of torch has no CUDA|torch finds no).*; install"):
+        resolve_target(profile({"name": "torch"}, device="cuda"))
 
 
 def test_a_gpu_that_is_not_there() -> None:
@@ -112,7 +116,7 @@ def test_a_gpu_that_is_not_there() -> None:
 
 def test_an_engine_that_the_profile_does_not_have() -> None:
     with pytest.raises(
-        TargetError, match="target cpu has no engine 'tensorrt'; it has onnxruntime, openvino, deepsparse"
+        TargetError, match="target cpu has no engine 'tensorrt'; it has onnxruntime, openvino, deepsparse, torch"
     ):
         resolve_target(load_spec("target", "cpu"), engines=["tensorrt"])
 
@@ -143,3 +147,18 @@ def test_the_engine_of_a_target_by_name() -> None:
         target.engine("openvino")
     with pytest.raises(TargetError, match="has no engine 'abacus'"):
         target.engine("abacus")
+
+
+def test_a_host_in_another_power_mode_is_not_measured() -> None:
+    demanding = profile({"name": "onnxruntime"}, power_mode="no-such-mode")
+    with pytest.raises(TargetError, match=r"demands the power mode no-such-mode, .*; set no-such-mode"):
+        resolve_target(demanding)
+
+
+def test_the_power_mode_of_a_jetson_is_what_nvpmodel_says(tmp_path: Path) -> None:
+    program = tmp_path / "nvpmodel"  # a stand-in
+    program.write_text("#!/bin/sh\nprintf 'NV Fan Mode:quiet\\nNV Power Mode: MAXN\\n0\\n'\n")
+    program.chmod(0o755)
+    assert agent.power_mode((str(program),)) == "MAXN"
+    program.write_text("#!/bin/sh\nexit 1\n")
+    assert agent.power_mode((str(program),)) == agent.power_mode(())

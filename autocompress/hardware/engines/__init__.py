@@ -1,5 +1,11 @@
 """Engines: what executes an exported model. They run in the agent alone; here is what people are told of them."""
 
-from autocompress.hardware.engines.catalogue import AGENT_ENGINES, install_hint, licence_notice
+from autocompress.hardware.engines.catalogue import (
+    AGENT_ENGINES,
+    PROGRAM_ENGINES,
+    build_seconds,
+    install_hint,
+    licence_notice,
+)
 
-__all__ = ["AGENT_ENGINES", "install_hint", "licence_notice"]
+__all__ = ["AGENT_ENGINES", "PROGRAM_ENGINES", "build_seconds", "install_hint", "licence_notice"]

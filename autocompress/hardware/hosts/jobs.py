@@ -30,6 +30,7 @@ class AgentJob:
         outputs: files that the agent writes, by their name there, and where they shall be afterwards.
         python: interpreter that has the engine; None for the host's own.
         timeout_seconds: after so long the agent is killed; time spent waiting for the room does not count.
+        build_seconds: of the time spent compiling, so much does not count either.
         memory_bytes: above this resident memory the agent is killed; None for no limit.
     """
 
@@ -38,6 +39,7 @@ class AgentJob:
     outputs: Mapping[str, Path] = field(default_factory=dict)
     python: str | None = None
     timeout_seconds: float = 300.0
+    build_seconds: float = 0.0
     memory_bytes: int | None = None
 
 
@@ -128,8 +130,8 @@ def read_report(
     return AgentReport(outcome, f"{engine}: {text}", {}, phase, seconds, log)
 
 
-def waited_seconds(phases: str, now: float) -> float:
-    """How long an agent has waited for the room, by its phase file; ``now`` is on its host's clock."""
+def phase_seconds(phases: str, now: float, wanted: str) -> float:
+    """How long an agent has been in a phase so far, by its phase file; ``now`` is on its host's clock."""
     total, since = 0.0, None
     for line in phases.split("\n"):
         stamp, _, phase = line.partition(" ")
@@ -137,7 +139,7 @@ def waited_seconds(phases: str, now: float) -> float:
             continue
         if since is not None:
             total += max(float(stamp) - since, 0.0)
-        since = float(stamp) if phase == "waiting" else None
+        since = float(stamp) if phase == wanted else None
     return total if since is None else total + max(now - since, 0.0)
 
 

@@ -17,7 +17,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from autocompress.hardware.hosts.jobs import AGENT_FILE, AgentJob, AgentReport, Death, read_report, waited_seconds
+from autocompress.hardware.engines import PROGRAM_ENGINES
+from autocompress.hardware.hosts.jobs import AGENT_FILE, AgentJob, AgentReport, Death, phase_seconds, read_report
 
 _LOG_BYTES = 2**15
 
@@ -96,14 +97,20 @@ def _watch(process: subprocess.Popen[bytes], job: AgentJob, phase_file: Path) ->
     while True:
         left = begin + allowed - time.monotonic()
         if left <= 0:
-            longer = job.timeout_seconds + waited_seconds(_text(phase_file), time.time())
+            phases, now = _text(phase_file), time.time()
+            built = min(phase_seconds(phases, now, "compiling"), job.build_seconds)
+            longer = job.timeout_seconds + phase_seconds(phases, now, "waiting") + built
             if longer <= allowed + 0.01:
                 return Death(None, timed_out=True)
             allowed = longer
             continue
         if _wait(process, left if job.memory_bytes is None else min(left, 0.1)):
             return Death(process.returncode)
-        if job.memory_bytes is not None and _resident(process.pid) > job.memory_bytes:
+        if job.memory_bytes is None:
+            continue
+        # The programs that some engines are run beside the agent, in its session.
+        session = _session(process.pid) if job.request.get("engine") in PROGRAM_ENGINES else [process.pid]
+        if sum(_resident(pid) for pid in session) > job.memory_bytes:
             return Death(None, over_memory=True)
 
 
@@ -137,6 +144,18 @@ def _end(process: subprocess.Popen[bytes]) -> None:
     with suppress(ProcessLookupError, PermissionError):
         os.killpg(process.pid, signal.SIGKILL)
     process.wait()
+
+
+def _session(leader: int) -> list[int]:
+    """The processes of a session, by its leader's number."""
+    found = []
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit():
+            # The name of a program may hold anything, also brackets; what is wanted stands behind the last one.
+            fields = _text(entry / "stat").rpartition(")")[2].split()
+            if len(fields) > 3 and int(fields[3]) == leader:
+                found.append(int(entry.name))
+    return found
 
 
 def _resident(pid: int) -> int:

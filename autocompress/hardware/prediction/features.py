@@ -143,17 +143,25 @@ def graph_costs(model: Path | Any, precision: str) -> GraphCosts:
     """Read a network's costs from its exported file; nothing is run.
 
     Args:
-        model: ONNX file, or an `onnx.ModelProto`, in any of the project's export forms and precisions.
+        model: ONNX file, or an `onnx.ModelProto`, in any of the project's export forms and precisions; or the file of
+            an exported program.
         precision: number format that the engine computes in. bf16 is a float32 file whose values are kept in 2 bytes.
 
     Raises:
-        UserError: the precision is unknown, the file is missing or not ONNX, or its shapes cannot be known.
+        UserError: the precision is unknown, the file is missing or neither, or its shapes cannot be known.
     """
+    from autocompress.bundles.exported_program import is_exported_program, read_exported_program
     from autocompress.hardware.gate import parse
     from autocompress.hardware.prediction.shapes import tensors
 
     if precision not in PRECISIONS:
         raise UserError(f"precision {precision!r} is not one of {', '.join(PRECISIONS)}")
+    if isinstance(model, Path) and is_exported_program(model):
+        from autocompress.hardware.prediction.programs import program_costs
+
+        if precision == "int8":
+            raise UserError(f"{model.name} is an exported program, which torch does not run in int8")
+        return program_costs(read_exported_program(model), precision)
     if isinstance(model, Path):
         try:
             model, path = parse(model.read_bytes()), model

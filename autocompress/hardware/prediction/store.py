@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from autocompress.errors import UserError
+from autocompress.hardware.agent import PROTOCOL
 from autocompress.hardware.prediction.predictor import Predictor
 from autocompress.hardware.targets import Engine, Target
 from autocompress.paths import cache_dir, make_dir, read_json, write_json
@@ -27,6 +28,7 @@ class PredictorKey:
         device: ``cpu``, ``cuda`` or ``tensorrt-gpu``.
         power_mode: that the profile demands; empty for any.
         options: settings of the engine itself, as sorted JSON.
+        protocol: version of the measuring protocol.
     """
 
     target: str
@@ -37,6 +39,7 @@ class PredictorKey:
     device: str = "cpu"
     power_mode: str = ""
     options: str = "{}"
+    protocol: int = PROTOCOL
 
     @classmethod
     def of(cls, target: Target, engine: Engine) -> PredictorKey:
