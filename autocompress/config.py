@@ -6,7 +6,7 @@ import hashlib
 import json
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from typing import Any, Literal, get_args
 
 from autocompress.errors import ConfigError
@@ -85,6 +85,12 @@ class CompressionConfig:
         """Short text for people, such as ``64px L2 w0.25 depthwise unstructured 0.8 fp32``."""
         pruning = "" if self.prune_pattern == "none" else f" {self.prune_pattern} {self.prune_ratio:g}"
         return f"{self.resolution}px L{self.levels} w{self.width:g} {self.grouping}{pruning} {self.precision}"
+
+    def dense(self) -> CompressionConfig:
+        """The network of the same shape without unstructured pruning, as engines see it that do not skip zeros."""
+        if self.prune_pattern != "unstructured":
+            return self
+        return replace(self, prune_pattern="none", prune_ratio=0.0)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, ready for JSON; `from_dict` is the way back."""

@@ -86,24 +86,25 @@ def _check_file(url: str) -> None:
 
 
 def _publisher(storage: optuna.storages.BaseStorage, folder: Path | None) -> Callable[[], None]:
-    """What stores the figure of each study that has two objectives, where it changed since the last call."""
+    """What stores the figures of our study, and of others with two objectives, where they changed since."""
     import optuna
 
     from autocompress.reports.dashboard import publish, study_figure, study_note, view_figure
     from autocompress.search.view import load_study_view
 
-    published: dict[str, str] = {}
+    published: dict[str, list[str]] = {}
 
     def work() -> None:
         view = None if folder is None else load_study_view(folder)
         for summary in optuna.study.get_all_study_summaries(storage, include_best_trial=False):
-            if len(summary.directions) != 2:
+            ours = view if view is not None and view.name == summary.study_name else None
+            if ours is None and len(summary.directions) != 2:
                 continue
             study = optuna.load_study(study_name=summary.study_name, storage=storage)
-            ours = view is not None and view.name == study.study_name
-            figure = view_figure(view) if view is not None and ours else study_figure(study)
-            if (content := figure.to_json()) != published.get(study.study_name):
-                publish(study, figure, study_note(view) if view is not None and ours else None)
+            figures = [study_figure(study)] if ours is None else [view_figure(each) for each in ours.views]
+            content = [figure.to_json() for figure in figures]
+            if content != published.get(study.study_name):
+                publish(study, figures, None if ours is None else study_note(ours))
                 published[study.study_name] = content
 
     return work

@@ -28,7 +28,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--target",
         metavar="NAME",
         action="append",
-        help="hardware profile by name or path (see 'autocompress targets')",
+        help="hardware profile by name or path (see 'autocompress targets'); several: one latency is minimised on each",
     )
     what.add_argument("--engines", metavar="A,B", help="use only these engines of the target")
     what.add_argument("--predict", action="store_true", help="predict latency and memory; the target is not at hand")
@@ -89,7 +89,7 @@ def run(args: argparse.Namespace) -> int:
         ray_address=args.ray_address,
         predict=args.predict,
     )
-    title = f"study {plan.name}: {plan.family} on {plan.data['name_or_path']} for {plan.target.name}"
+    title = f"study {plan.name}: {plan.family} on {plan.data['name_or_path']} for {', '.join(plan.target_names)}"
     with Display(console, title, plan.budget_seconds, plan.trials) as display:
 
         def listener(event: Mapping[str, Any]) -> None:

@@ -7,7 +7,7 @@ ignores them. A figure of ours is therefore stored beside the study and shown by
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from socketserver import ThreadingMixIn
 from typing import TYPE_CHECKING, Any
@@ -54,7 +54,7 @@ def view_figure(view: StudyView) -> Figure:
     figure.update_layout(
         paper_bgcolor="white",
         plot_bgcolor="white",
-        title=f"Front of {view.name}",
+        title=f"Front of {view.name}" + (f" on {view.target}" if view.targets else ""),
         margin={"t": 90},
         legend={"y": -0.4},  # its place there is small
     )
@@ -64,11 +64,15 @@ def view_figure(view: StudyView) -> Figure:
 def study_note(view: StudyView) -> str:
     """A note on a study, in Markdown."""
     lines = [
-        f"# {view.name} on {view.target}",
-        *(f"- {sentence}" for sentence in text.headline(view)),
+        f"# {view.name} on {', '.join(each.target for each in view.views)}",
+        *(f"- {sentence}" for sentence in text.headlines(view)),
         "",
         f"Data: {view.dataset}. Model family: {view.family}. Constraints: {text.constraints(view)}.",
-        *(["", "**Latencies of the front are predicted, not measured.**"] if view.predicted else []),
+        *(
+            f"\n**Latencies of the front on {each.target} are predicted, not measured.**"
+            for each in view.views
+            if each.predicted
+        ),
         "",
         "*Pareto Front* and *Best Trials* of optuna-dashboard ignore constraints; the figure *Front of ...* below them "
         "respects them.",
@@ -78,11 +82,12 @@ def study_note(view: StudyView) -> str:
     return "\n".join(lines)
 
 
-def publish(study: optuna.Study, figure: Figure, note: str | None = None) -> None:
-    """Store a figure, and a note where there is none that people wrote, so that optuna-dashboard shows them."""
+def publish(study: optuna.Study, figures: Sequence[Figure], note: str | None = None) -> None:
+    """Store figures, and a note where there is none that people wrote, so that optuna-dashboard shows them."""
     from optuna_dashboard import get_note, save_note, save_plotly_graph_object
 
-    save_plotly_graph_object(study, figure, graph_object_id=FIGURE_ID)
+    for index, figure in enumerate(figures):
+        save_plotly_graph_object(study, figure, graph_object_id=f"{FIGURE_ID}-{index}" if index else FIGURE_ID)
     if note is None:
         return
     present = get_note(study)

@@ -55,11 +55,11 @@ def front_figure(view: StudyView) -> Figure:
         if trials:
             marker = {"symbol": _symbol(trials[0]), "size": 8, "color": OTHER_COLOUR, "opacity": 0.65}
             figure.add_trace(_scatter(view, trials, name, marker))
-    if front:
+    if stairs := _staircase(view, front):
         figure.add_trace(
             go.Scatter(
-                x=[view.latency(trial) for trial in front],
-                y=[trial.dice for trial in front],
+                x=[view.latency(trial) for trial in stairs],
+                y=[trial.dice for trial in stairs],
                 mode="lines",
                 line={"shape": "hv", "color": FRONT_COLOUR, "width": 1.5, "dash": "dot"},
                 hoverinfo="skip",
@@ -163,9 +163,10 @@ def front_svg(view: StudyView, *, width: int = 760, height: int = 440) -> str:
         )
     visible = [trial for trial in others if (trial.dice or 0.0) >= low]
     parts += [_svg_mark(*at(trial), 3.5, "other", measured=trial.measured) for trial in visible]
-    if len(front) > 1:
-        corners = [at(front[0])]
-        for trial in front[1:]:
+    stairs = _staircase(view, front)
+    if len(stairs) > 1:
+        corners = [at(stairs[0])]
+        for trial in stairs[1:]:
             corners += [(at(trial)[0], corners[-1][1]), at(trial)]
         path = " ".join(f"{a:.1f},{b:.1f}" for a, b in corners)
         parts.append(f'<polyline class="step" points="{path}"/>')
@@ -285,6 +286,15 @@ def _certainty(view: StudyView) -> str:
 def _placed(view: StudyView, trials: Iterable[TrialView]) -> list[TrialView]:
     """Trials with a place in the picture: those with both objectives."""
     return [trial for trial in trials if trial.dice is not None and view.latency(trial)]
+
+
+def _staircase(view: StudyView, front: Sequence[TrialView]) -> list[TrialView]:
+    """The members that no other one beats in Dice and the latency shown here: with several targets not all of them."""
+    kept: list[TrialView] = []
+    for trial in sorted(front, key=lambda each: (view.latency(each) or 0.0, -(each.dice or 0.0))):
+        if not kept or (trial.dice or 0.0) > (kept[-1].dice or 0.0):
+            kept.append(trial)
+    return kept
 
 
 def _dice_range(view: StudyView) -> tuple[float, float]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from html import escape
 from typing import Any
 
@@ -25,21 +25,22 @@ def html_report(view: StudyView, examples: Sequence[Example] = (), *, examples_n
         examples: pictures of what members of the front make of real images.
         examples_note: a line in their place where there are none, or about them.
     """
-    title = f"{view.name} on {view.target}"
+    targets = ", ".join(each.target for each in view.views)
+    title = f"{view.name} on {targets}"
     sections = [
-        _section("front", "The front", _chart(view)),
-        _section("members", "Members of the front", _front_table(view)),
+        _section("front", "The front", _of_each(view, _chart)),
+        _section("members", "Members of the front", _of_each(view, _front_table)),
         _section("classes", "Dice of each class", _class_tables(view)),
         _section("examples", "Examples", _examples(examples, examples_note)),
-        _section("conditions", "Conditions of the measurements", _conditions(view)),
+        _section("conditions", "Conditions of the measurements", _of_each(view, _conditions)),
         _section("time", "Where the time went", _time(view)),
-        _section("trials", f"All trials ({len(view.trials)})", _all_trials(view)),
+        _section("trials", f"All trials ({len(view.trials)})", _of_each(view, _all_trials)),
         _section("provenance", "Provenance", _provenance(view)),
     ]
-    sentences = "".join(f"<li>{escape(sentence)}</li>" for sentence in text.headline(view))
+    sentences = "".join(f"<li>{escape(sentence)}</li>" for sentence in text.headlines(view))
     counts = ", ".join(f"{number} {state}" for state, number in view.counts.items()) or "no trials"
     facts = [
-        ("target", view.target),
+        ("target" if len(view.views) == 1 else "targets", targets),
         ("data", view.dataset),
         ("model family", view.family),
         ("constraints", text.constraints(view)),
@@ -48,8 +49,9 @@ def html_report(view: StudyView, examples: Sequence[Example] = (), *, examples_n
     ]
     listed = "".join(f"<div><dt>{escape(name)}</dt><dd>{escape(value)}</dd></div>" for name, value in facts)
     warning = ""
-    if view.predicted:
-        which = "All" if all(not trial.measured for trial in view.front_trials) else "Some"
+    measured = [trial.measured for each in view.views for trial in each.front_trials]
+    if not all(measured):
+        which = "Some" if any(measured) else "All"
         warning = (
             f'<p class="notice"><strong>Predicted.</strong> {which} latencies of this front were not measured.</p>'
         )
@@ -64,9 +66,18 @@ def html_report(view: StudyView, examples: Sequence[Example] = (), *, examples_n
         f'<header><p class="kind">Pareto report</p><h1>{escape(title)}</h1>'
         f'<dl>{listed}</dl></header>\n<main>{warning}{notes}<ul class="headline">{sentences}</ul>\n'
         + "\n".join(section for section in sections if section)
-        + f"</main>\n<footer>Made by autocompress {escape(autocompress.__version__)}"
+        + f"<script>{_CHART_SCRIPT}</script></main>\n<footer>Made by autocompress {escape(autocompress.__version__)}"
         f"{_since(view)}.</footer>\n</body></html>\n"
     )
+
+
+def _of_each(view: StudyView, content: Callable[[StudyView], str]) -> str:
+    """The content for each of the study's targets, headed by its name where there are several."""
+    views = view.views
+    if len(views) == 1:
+        return content(view)
+    parts = [(each.target, content(each)) for each in views]
+    return "".join(f"<h3>{escape(name)}</h3>{part}" for name, part in parts if part)
 
 
 def _since(view: StudyView) -> str:
@@ -97,9 +108,9 @@ def _chart(view: StudyView) -> str:
         "models on the test cases; dashed lines are constraints. Point at a mark for its configuration."
     )
     return (
-        f'<figure><div id="chart" role="img" aria-label="{escape(_alternative(view))}"></div>'
+        f'<figure><div class="chart" role="img" aria-label="{escape(_alternative(view))}"></div>'
         f"<noscript>{front_svg(view)}</noscript><figcaption>{caption}</figcaption></figure>"
-        f'<script type="application/json" id="chart-data">{data}</script><script>{_CHART_SCRIPT}</script>'
+        f'<script type="application/json" class="chart-data">{data}</script>'
     )
 
 
@@ -323,9 +334,8 @@ def _table(head: Sequence[str], rows: Iterable[Sequence[str]], *, words: set[int
 
 
 _CHART_SCRIPT = """
-(function () {
-  const place = document.getElementById("chart");
-  const figure = JSON.parse(document.getElementById("chart-data").textContent);
+document.querySelectorAll(".chart").forEach(function (place, index) {
+  const figure = JSON.parse(document.querySelectorAll(".chart-data")[index].textContent);
   const dark = window.matchMedia("(prefers-color-scheme: dark)");
   function colours() {
     const style = getComputedStyle(document.documentElement);
@@ -345,7 +355,7 @@ _CHART_SCRIPT = """
     Plotly.Plots.resize(place);
     dark.addEventListener("change", function () { Plotly.relayout(place, colours()); });
   });
-})();
+});
 """
 
 _STYLE = """
@@ -370,7 +380,7 @@ section, .headline { background: var(--card); border: 1px solid var(--line); bor
 .headline { padding-left: 2.5rem; font-size: 1.05rem } .headline li + li { margin-top: .35rem }
 .notice { background: var(--notice); border-radius: .6rem; padding: .75rem 1.25rem; margin: 0 0 1rem }
 figure { margin: 0; min-width: 0 } figcaption { color: var(--soft); font-size: .875rem }
-#chart { height: 32rem; width: 100%; overflow: hidden }
+.chart { height: 32rem; width: 100%; overflow: hidden }
 noscript svg { max-width: 100%; height: auto }
 .wide { overflow-x: auto } .tall { max-height: 36rem; overflow-y: auto }
 table { border-collapse: collapse; font-size: .875rem; font-variant-numeric: tabular-nums; min-width: 40% }

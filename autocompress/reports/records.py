@@ -5,13 +5,18 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields, replace
+from types import MappingProxyType
 from typing import Any, Literal
 
 from autocompress.config import CompressionConfig
 
 State = Literal["complete", "pruned", "failed", "running"]
 STATES: tuple[State, ...] = ("complete", "pruned", "failed", "running")
+UNMEASURED: Mapping[str, Any] = MappingProxyType(
+    {"latency_ms": {}, "engine": "", "engine_version": "", "host": "", "conditions": {}, "peak_memory_bytes": None}
+)
+"""What a trial shows on a target on which nothing was measured."""
 PHASES = ("setup", "train", "measure", "evaluate", "export", "other")
 
 
@@ -31,6 +36,7 @@ class TrialView:
         reason: one line for people where the trial is not complete.
         bundle: folder of its bundle, relative to that of the study.
         seconds: wall time of the trial.
+        elsewhere: what is different on the study's further targets, by target: values of the fields above.
     """
 
     number: int
@@ -57,6 +63,7 @@ class TrialView:
     reason: str = ""
     bundle: str | None = None
     seconds: float | None = None
+    elsewhere: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
     @property
     def fps(self) -> float | None:
@@ -89,7 +96,8 @@ class StudyView:
         dataset: name of the data set, for people.
         data: arguments of `autocompress.data.open_dataset`.
         classes: one name per class index; the first is the background.
-        target: name of the hardware profile.
+        target: name of the hardware profile that the figures are for.
+        targets: all of the study's, where there are several.
         constraints: those that were set, of ``min_dice``, ``max_latency_ms``, ``max_memory_bytes``, ``max_size_bytes``.
         percentile: the latency that is the objective.
         trials: all of them, in order.
@@ -120,6 +128,25 @@ class StudyView:
     packages: Mapping[str, str] = field(default_factory=dict)
     machine: Mapping[str, Any] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
+    targets: tuple[str, ...] = ()
+
+    def on(self, target: str) -> StudyView:
+        """The same study with the figures of another of its targets.
+
+        Raises:
+            KeyError: the study has no such target.
+        """
+        if target == self.target:
+            return self
+        trials = tuple(replace(trial, **{**UNMEASURED, **trial.elsewhere.get(target, {})}) for trial in self.trials)
+        if target not in self.targets:
+            raise KeyError(target)
+        return replace(self, target=target, trials=trials)
+
+    @property
+    def views(self) -> tuple[StudyView, ...]:
+        """The study on each of its targets."""
+        return tuple(self.on(target) for target in self.targets) or (self,)
 
     @property
     def front_trials(self) -> tuple[TrialView, ...]:
@@ -155,7 +182,7 @@ class StudyView:
         """
         plain = dict(values)
         plain["trials"] = tuple(TrialView.from_dict(trial) for trial in plain.get("trials", ()))
-        for name in ("classes", "front", "notes"):
+        for name in ("classes", "front", "notes", "targets"):
             plain[name] = tuple(plain.get(name, ()))
         known = {each.name for each in fields(cls)}
         return cls(**{name: value for name, value in plain.items() if name in known})

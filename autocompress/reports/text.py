@@ -69,6 +69,14 @@ def constraints(view: StudyView) -> str:
     return ", ".join(told) or "none"
 
 
+def headlines(view: StudyView) -> list[str]:
+    """The best trade-offs on each of the study's targets."""
+    views = view.views
+    if len(views) == 1:
+        return headline(view)
+    return [f"On {each.target}: {sentence}" for each in views for sentence in headline(each)]
+
+
 def headline(view: StudyView) -> list[str]:
     """The best trade-offs, one sentence each; what the front has to offer, or what came nearest to it."""
     members = [trial for trial in view.front_trials if trial.dice is not None and view.latency(trial)]

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Mapping
-from dataclasses import replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -12,25 +12,43 @@ from autocompress.errors import UserError
 from autocompress.paths import write_json
 from autocompress.search.clock import Clock
 from autocompress.search.evaluate import evaluate_file
-from autocompress.search.outcome import FrontMember
+from autocompress.search.outcome import FrontMember, OnTarget
 from autocompress.search.records import (
     CONFIRM_FILE,
-    MODEL_FILE,
     RECIPE_FILE,
     WEIGHTS_FILE,
     TrialRequest,
     TrialResult,
 )
-from autocompress.search.variants import Variant, Variants
+from autocompress.search.variants import Variant, Variants, places_of, seen_by
 
 if TYPE_CHECKING:
     from autocompress.bundles import ModelFile
+    from autocompress.config import CompressionConfig
     from autocompress.data.dataset import Dataset, FloatArray
+    from autocompress.hardware.records import Measurement
     from autocompress.hardware.targets import Target
     from autocompress.hardware.turnstile import Turnstile
+    from autocompress.training.metrics import DiceReport
 
 DEPLOYABLE_TARGET = "cpu-onnxruntime"
 """Where the second file of a bundle is measured whose own engine is for evaluation only."""
+
+
+@dataclass(frozen=True)
+class _Confirmed:
+    """A member on one target: measured again, judged on the test volumes, with its answer to the sample inputs."""
+
+    place: Variants
+    measurement: Measurement
+    report: DiceReport | None
+    model: ModelFile
+
+    @property
+    def evaluation_only(self) -> bool:
+        from autocompress.bundles.manifest import EVALUATION_ONLY
+
+        return self.measurement.engine in EVALUATION_ONLY
 
 
 def confirm_member(values: Mapping[str, Any]) -> None:
@@ -44,10 +62,8 @@ def confirm_member(values: Mapping[str, Any]) -> None:
     """
     from safetensors.torch import load_file
 
-    from autocompress.bundles import Complexity, Metrics, ModelFile, bundle_name, collect_provenance, write_bundle
-    from autocompress.bundles.manifest import EVALUATION_ONLY
+    from autocompress.bundles import Complexity, Metrics, bundle_name, collect_provenance, write_bundle
     from autocompress.data import open_dataset
-    from autocompress.hardware.infer import infer
     from autocompress.hardware.turnstile import Turnstile
     from autocompress.training.metrics import DICE_RULE
 
@@ -60,57 +76,36 @@ def confirm_member(values: Mapping[str, Any]) -> None:
     config = result.config
     dataset = open_dataset(**request.data)
     turnstile = Turnstile()
-    variants = Variants(request, dataset, turnstile)
-    engine = variants.target.engine(result.measurement.engine)
-    variant = Variant(config, {engine.name: folder / MODEL_FILE})
-
-    with clock.phase("measure"):
-        variant = variants.measure(variant, remeasure=True)
-    measurement = variant.measurements[0]
-    if measurement.latency is None:
-        raise UserError(f"trial {request.number} could not be measured again: {measurement.message}")
-    with clock.phase("evaluate"), turnstile.step():
-        report = None
-        if dataset.cases("test"):
-            report = evaluate_file(
-                variant.path,
-                engine,
-                variants.target,
-                dataset,
-                "test",
-                resolution=config.resolution,
-                precision=config.precision,
-                threads=request.threads,
-                hd95=True,
-                turnstile=turnstile,
-            )
-    # Layouts that do not tell the spacing have ones.
-    unit: Literal["mm", "voxels"] = "voxels" if next(dataset.volumes("validation")).spacing == (1.0, 1.0, 1.0) else "mm"
-    sample = variants.sample(config.resolution, count=2)
-
-    output = next(
-        infer(variant.path, engine, variants.target, [sample], precision=config.precision, turnstile=turnstile)
-    )
-    others = tuple(each for each in result.measurements if each.engine != engine.name)
-    models = [ModelFile(variant.path, (measurement, *others), output)]
-    if engine.name in EVALUATION_ONLY:
+    places = places_of(request, dataset, turnstile)
+    sample = places[0].sample(config.resolution, count=2)
+    files = (result.file, *(each.file for each in result.others))
+    before = (result.measurements, *(each.measurements for each in result.others))
+    confirmed = [
+        _confirm(request, place, seen_by(place, config, places), folder / file, earlier, sample, clock)
+        for place, file, earlier in zip(places, files, before, strict=True)
+    ]
+    first = confirmed[0]
+    # The lowest of all targets, as in the search.
+    report = min((each.report for each in confirmed if each.report), key=lambda each: each.mean, default=None)
+    models = [each.model for each in confirmed]
+    if all(each.evaluation_only for each in confirmed):
         with clock.phase("export"):
             models.append(_deployable(request, dataset, turnstile, sample))
+    # Layouts that do not tell the spacing have ones.
+    unit: Literal["mm", "voxels"] = "voxels" if next(dataset.volumes("validation")).spacing == (1.0, 1.0, 1.0) else "mm"
     # Verification runs the network in PyTorch and in its engine: not while another worker measures.
     with clock.phase("export"), turnstile.step():
-        name = bundle_name(config, trial=request.number, measured=measurement.measured)
-        state = load_file(folder / WEIGHTS_FILE)
-        recipe = (folder / RECIPE_FILE).read_text() if (folder / RECIPE_FILE).exists() else None
-        bundle = Path(values["bundles"]) / name
+        measured = all(each.measurement.measured for each in confirmed)
+        bundle = Path(values["bundles"]) / bundle_name(config, trial=request.number, measured=measured)
         manifest = write_bundle(
             bundle,
             config=config,
             family=request.family,
             in_channels=dataset.in_channels,
             classes=dataset.class_names,
-            target=variants.target.name,
+            target=first.place.target.name,
             models=models,
-            state_dict=state,
+            state_dict=load_file(folder / WEIGHTS_FILE),
             sample_inputs=sample,
             metrics=Metrics(
                 dice=result.dice,
@@ -134,30 +129,41 @@ def confirm_member(values: Mapping[str, Any]) -> None:
                 trial=request.number,
                 seed=values["seed"],
             ),
-            recipe=recipe,
+            recipe=(folder / RECIPE_FILE).read_text() if (folder / RECIPE_FILE).exists() else None,
             replace=True,
         )
-        elsewhere = variants.target.predicted or engine.name in EVALUATION_ONLY
-        _check(bundle, None if elsewhere else variants.target)
-    latency = measurement.latency
+        here = len(places) == 1 and not (first.place.target.predicted or first.evaluation_only)
+        _check(bundle, first.place.target if here else None)
     member = FrontMember(
         trial=request.number,
         config=config,
         dice=result.dice,
         dice_test=None if report is None else report.mean,
-        latency_ms={"p50": latency.p50, "p90": latency.p90, "p99": latency.p99},
-        measured=measurement.measured,
-        engine=engine.name,
+        latency_ms=_percentiles(first.measurement),
+        measured=first.measurement.measured,
+        engine=first.measurement.engine,
         parameters=manifest.complexity.parameters,
         gmacs=manifest.complexity.gmacs,
         size_bytes=manifest.size_bytes,
         bundle=bundle,
+        others=tuple(
+            OnTarget(
+                target=each.place.target.name,
+                latency_ms=_percentiles(each.measurement),
+                measured=each.measurement.measured,
+                engine=each.measurement.engine,
+                size_bytes=manifest.files[model.file].size_bytes,
+                file=model.file,
+            )
+            for each, model in zip(confirmed[1:], manifest.models[1:], strict=False)
+        ),
     )
     write_json(
         folder / CONFIRM_FILE,
         {
             "member": member.to_dict(),
-            "measurement": measurement.to_dict(),
+            "measurement": first.measurement.to_dict(),
+            "others": {each.place.target.name: each.measurement.to_dict() for each in confirmed[1:]},
             "per_class_test": {} if report is None else report.per_class,
             "hd95": None if report is None else report.hd95_mean,
             "hd95_per_class": {} if report is None else report.hd95_per_class,
@@ -165,6 +171,52 @@ def confirm_member(values: Mapping[str, Any]) -> None:
             "seconds": clock.seconds(),
         },
     )
+
+
+def _confirm(
+    request: TrialRequest,
+    place: Variants,
+    config: CompressionConfig,
+    file: Path,
+    before: Sequence[Measurement],
+    sample: FloatArray,
+    clock: Clock,
+) -> _Confirmed:
+    """One target: the file measured again, judged on the test volumes, and its answer to the sample inputs."""
+    from autocompress.bundles import ModelFile
+    from autocompress.hardware.infer import infer
+
+    engine = place.target.engine(before[0].engine)
+    with clock.phase("measure"):
+        variant = place.measure(Variant(config, {engine.name: file}), remeasure=True)
+    measurement = variant.measurements[0]
+    if measurement.latency is None:
+        raise UserError(f"trial {request.number} could not be measured again: {measurement.message}")
+    with clock.phase("evaluate"), place.turnstile.step():
+        report = None
+        if place.dataset.cases("test"):
+            report = evaluate_file(
+                file,
+                engine,
+                place.target,
+                place.dataset,
+                "test",
+                resolution=config.resolution,
+                precision=config.precision,
+                threads=request.threads,
+                hd95=True,
+                turnstile=place.turnstile,
+            )
+    output = next(infer(file, engine, place.target, [sample], precision=config.precision, turnstile=place.turnstile))
+    others = tuple(each for each in before if each.engine != engine.name)
+    several = place.target.name if request.others else None
+    return _Confirmed(place, measurement, report, ModelFile(file, (measurement, *others), output, target=several))
+
+
+def _percentiles(measurement: Measurement) -> dict[str, float]:
+    latency = measurement.latency
+    assert latency is not None  # else it could not be confirmed
+    return {"p50": latency.p50, "p90": latency.p90, "p99": latency.p99}
 
 
 def _deployable(request: TrialRequest, dataset: Dataset, turnstile: Turnstile, sample: FloatArray) -> ModelFile:
@@ -179,11 +231,8 @@ def _deployable(request: TrialRequest, dataset: Dataset, turnstile: Turnstile, s
 
     folder = Path(request.folder)
     target = resolve_target(load_spec("target", DEPLOYABLE_TARGET))
-    variants = Variants(replace(request, target=target.to_dict()), dataset, turnstile)
-    # The network of the same shape: zeros are weights like others for this engine.
-    config = request.config
-    if config.prune_pattern == "unstructured":
-        config = replace(config, prune_pattern="none", prune_ratio=0.0)
+    variants = Variants(request, target, dataset, turnstile)
+    config = request.config.dense()
     model = build(request.family, config, in_channels=dataset.in_channels, num_classes=len(dataset.class_names))
     model.load_state_dict(load_file(folder / WEIGHTS_FILE))
     variant = variants.measure(variants.export(model, config, folder / "deployable"))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from rich.console import Console, Group, RenderableType
@@ -93,13 +93,11 @@ class Display:
             return f"trial {number} {event['state']}: {event['label']}: {event['reason']}"
         mark = " *" if any(member["trial"] == number for member in self._front) else ""
         missed = "" if event["feasible"] else " (infeasible)"
-        return f"trial {number}: {event['label']}: Dice {event['dice']:.1f}, {event['latency_ms']:.2f} ms{missed}{mark}"
+        return f"trial {number}: {event['label']}: Dice {event['dice']:.1f}, {_latency(event)}{missed}{mark}"
 
     def _on_confirmed(self, event: Mapping[str, Any]) -> str:
         test = "no test volumes" if event["dice_test"] is None else f"test Dice {event['dice_test']:.1f}"
-        return (
-            f"confirmed trial {event['trial']}: {test} (validation {event['dice']:.1f}), {event['latency_ms']:.2f} ms"
-        )
+        return f"confirmed trial {event['trial']}: {test} (validation {event['dice']:.1f}), {_latency(event)}"
 
     # -- the picture ----------------------------------------------------------------------------------------------
 
@@ -129,11 +127,20 @@ class Display:
                     str(member["trial"]),
                     self._labels.get(member["trial"], ""),
                     f"{member['dice']:.1f}",
-                    f"{member['latency_ms']:.2f}",
+                    _latency(member).removesuffix(" ms"),
                 )
             parts.append(table)
         parts += [Text(message, style="dim", no_wrap=True, overflow="ellipsis") for message in self._messages]
         return Group(*parts)
+
+
+def told_ms(latencies: Iterable[float]) -> str:
+    """Latencies on several targets in their order: ``3.20 / 5.10 ms``."""
+    return " / ".join(f"{value:.2f}" for value in latencies) + " ms"
+
+
+def _latency(event: Mapping[str, Any]) -> str:
+    return told_ms(event["latencies_ms"].values() if "latencies_ms" in event else [event["latency_ms"]])
 
 
 def duration(seconds: float) -> str:

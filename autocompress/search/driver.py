@@ -16,10 +16,11 @@ from autocompress.config import CompressionConfig
 from autocompress.errors import ConfigError, UserError
 from autocompress.search.executor import Ended
 from autocompress.search.ledger import Ledger, Stage
+from autocompress.search.limits import violations
+from autocompress.search.pareto import non_dominated
 from autocompress.search.plan import SearchPlan
 from autocompress.search.records import TrialResult
 from autocompress.search.space import ConfigSpace
-from autocompress.specs.schemas import Constraints
 
 MAX_ATTEMPTS = 3
 MAX_REPEATS = 2
@@ -64,7 +65,7 @@ class Driver:
 
     Args:
         plan: the study.
-        study: Optuna's study with the directions (maximise Dice, minimise latency).
+        study: Optuna's study with the directions (maximise Dice, minimise the latency on each target).
         space: all configurations that may be tried.
         executor: runs the trials.
         task: what a worker does with ``request(number, config)``.
@@ -271,7 +272,6 @@ class Driver:
     def _tell(self, trial: optuna.Trial, result: TrialResult) -> None:
         self._tell_study(trial, result)
         feasible = self._remember(result)
-        percentile = self._plan.percentile
         self._listen(
             {
                 "event": "trial",
@@ -281,15 +281,18 @@ class Driver:
                 "config": result.config.to_dict(),
                 "label": result.config.label,
                 "dice": result.dice,
-                "latency_ms": result.latency_ms(percentile),
+                **self._latencies(result),
                 "feasible": feasible,
                 "seconds": dict(result.seconds),
-                "front": [
-                    {"trial": each.number, "dice": each.dice, "latency_ms": each.latency_ms(percentile)}
-                    for each in self.front()
-                ],
+                "front": [{"trial": each.number, "dice": each.dice, **self._latencies(each)} for each in self.front()],
             }
         )
+
+    def _latencies(self, result: TrialResult) -> dict[str, Any]:
+        """The latency on the first target, and by name on all where there are several."""
+        values = result.latencies_ms(self._plan.percentile)
+        several = {"latencies_ms": dict(zip(self._plan.target_names, values, strict=False))} if len(values) > 1 else {}
+        return {"latency_ms": values[0], **several}
 
     def _tell_study(self, trial: optuna.Trial, result: TrialResult) -> None:
         # Attributes and constraints must be written before the trial is told.
@@ -299,16 +302,16 @@ class Driver:
             "parameters": result.parameters,
             "gmacs": result.gmacs,
             "size_bytes": result.size_bytes,
-            "engine": result.measurement.engine if result.measurement else None,
+            "engine": ", ".join(each.engine for each in result.chosen if each is not None),
         }
         for key, value in attributes.items():
             if value not in (None, ""):
                 trial.set_user_attr(key, value)
-        latency = result.latency_ms(self._plan.percentile)
-        if result.state == "complete" and result.dice is not None and latency is not None:
+        latencies = [value for value in result.latencies_ms(self._plan.percentile) if value is not None]
+        if result.state == "complete" and result.dice is not None and len(latencies) == len(self._plan.targets):
             for name, excess in violations(result, self._plan.constraints, self._plan.percentile).items():
                 trial.set_constraint(name, excess)
-            self._study.tell(trial, [result.dice, latency])
+            self._study.tell(trial, [result.dice, *latencies])
         else:
             self._study.tell(trial, state=TrialState.FAIL if result.state == "failed" else TrialState.PRUNED)
 
@@ -319,36 +322,15 @@ class Driver:
         return feasible
 
 
-def violations(result: TrialResult, constraints: Constraints, percentile: str) -> dict[str, float]:
-    """By how much a trial misses each constraint; feasible where no value is above 0."""
-    excess: dict[str, float] = {}
-    if constraints.min_dice is not None and result.dice is not None:
-        excess["min_dice"] = constraints.min_dice - result.dice
-    latency = result.latency_ms(percentile)
-    if constraints.max_latency_ms is not None and latency is not None:
-        excess["max_latency_ms"] = latency - constraints.max_latency_ms
-    memory = result.measurement.peak_memory_bytes if result.measurement else None
-    if constraints.max_memory_bytes is not None and memory is not None:
-        excess["max_memory_bytes"] = float(memory - constraints.max_memory_bytes)
-    if constraints.max_size_bytes is not None and result.size_bytes is not None:
-        excess["max_size_bytes"] = float(result.size_bytes - constraints.max_size_bytes)
-    return excess
-
-
 def pareto_front(results: Sequence[TrialResult], percentile: str) -> list[TrialResult]:
-    """Members that no other one beats in both Dice and latency, fastest first."""
+    """Members that no other one beats in Dice and in the latency on each target, the fastest on the first one first."""
 
-    def latency(result: TrialResult) -> float:
-        value = result.latency_ms(percentile)
-        return float("inf") if value is None else value
+    def costs(result: TrialResult) -> list[float]:
+        latencies = [float("inf") if value is None else value for value in result.latencies_ms(percentile)]
+        return [*latencies, -(result.dice or 0.0)]
 
-    front: list[TrialResult] = []
-    best = float("-inf")
-    for result in sorted(results, key=lambda each: (latency(each), -(each.dice or 0.0), each.number)):
-        if result.dice is not None and result.dice > best:
-            front.append(result)
-            best = result.dice
-    return front
+    judged = [each for each in results if each.dice is not None]
+    return non_dominated(sorted(judged, key=lambda each: each.number), costs)
 
 
 def _config_of(trial: optuna.trial.FrozenTrial) -> CompressionConfig | None:

@@ -8,17 +8,31 @@ from pathlib import Path
 from typing import Any
 
 from autocompress.config import CompressionConfig
-from autocompress.search.driver import violations
+from autocompress.search.limits import LIMITS, mega, violations
+from autocompress.search.pareto import non_dominated
 from autocompress.search.records import TrialResult
 from autocompress.specs.schemas import Constraints
 
-_UNITS: Mapping[str, tuple[str, float, str]] = {
-    # constraint -> (what it limits, factor into the unit of the flag, flag)
-    "min_dice": ("Dice", 1.0, "--min-dice"),
-    "max_latency_ms": ("ms", 1.0, "--max-latency"),
-    "max_memory_bytes": ("MB of memory", 1e-6, "--max-memory"),
-    "max_size_bytes": ("MB of file", 1e-6, "--max-size"),
-}
+
+@dataclass(frozen=True)
+class OnTarget:
+    """A model of the front on one of the study's further targets.
+
+    Attributes:
+        target: name of the hardware profile.
+        latency_ms: ``p50``, ``p90`` and ``p99`` of the confirmation.
+        measured: False where the latency is predicted.
+        engine: by which it was measured.
+        size_bytes: of the exported file.
+        file: name of that file in the bundle.
+    """
+
+    target: str
+    latency_ms: Mapping[str, float]
+    measured: bool
+    engine: str
+    size_bytes: int
+    file: str
 
 
 @dataclass(frozen=True)
@@ -30,11 +44,12 @@ class FrontMember:
         config: its configuration.
         dice: mean Dice in percent on the validation volumes.
         dice_test: the same on the test volumes; None where the data set has none.
-        latency_ms: ``p50``, ``p90`` and ``p99`` of the confirmation.
-        measured: False where the latency is predicted.
+        latency_ms: ``p50``, ``p90`` and ``p99`` of the confirmation on the first target.
+        measured: False where that latency is predicted.
         engine: by which it was measured.
-        parameters, gmacs, size_bytes: of the network and of the exported file.
+        parameters, gmacs, size_bytes: of the network and of the first target's file.
         bundle: folder of the bundle.
+        others: the model on the study's further targets.
     """
 
     trial: int
@@ -48,10 +63,17 @@ class FrontMember:
     gmacs: float
     size_bytes: int
     bundle: Path
+    others: tuple[OnTarget, ...] = ()
+
+    def latencies_ms(self, percentile: str) -> list[float]:
+        """The confirmed latency on each target, in the study's order."""
+        return [self.latency_ms[percentile], *(each.latency_ms[percentile] for each in self.others)]
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, ready for JSON."""
-        return {**vars(self), "config": self.config.to_dict(), "bundle": str(self.bundle)}
+        plain = {**vars(self), "config": self.config.to_dict(), "bundle": str(self.bundle)}
+        plain["others"] = [dict(vars(each)) for each in self.others]
+        return plain
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> FrontMember:
@@ -59,6 +81,7 @@ class FrontMember:
         plain = dict(values)
         plain["config"] = CompressionConfig.from_dict(plain["config"])
         plain["bundle"] = Path(plain["bundle"])
+        plain["others"] = tuple(OnTarget(**each) for each in plain.get("others", ()))
         return cls(**plain)
 
 
@@ -97,12 +120,8 @@ class SearchOutcome:
 def still_on_front(members: Sequence[FrontMember], constraints: Constraints, percentile: str) -> list[FrontMember]:
     """Those that no other one beats by the confirmed latencies and that keep ``max_latency_ms``, fastest first."""
     limit = constraints.max_latency_ms
-    kept: list[FrontMember] = []
-    for member in sorted(members, key=lambda each: (each.latency_ms[percentile], -each.dice)):
-        slow = limit is not None and member.latency_ms[percentile] > limit
-        if not slow and (not kept or member.dice > kept[-1].dice):
-            kept.append(member)
-    return kept
+    kept = [each for each in members if limit is None or max(each.latencies_ms(percentile)) <= limit]
+    return non_dominated(kept, lambda each: [*each.latencies_ms(percentile), -each.dice])
 
 
 def nearest_miss(results: Sequence[TrialResult], constraints: Constraints, percentile: str) -> str:
@@ -125,15 +144,16 @@ def nearest_miss(results: Sequence[TrialResult], constraints: Constraints, perce
     _, _, result, excess = min(ranked, key=lambda each: each[:2])
     said, relax = [], []
     for name, value in excess.items():
-        unit, factor, flag = _UNITS[name]
+        unit, factor, flag = LIMITS[name]
         limit = limits[name]
         reached = limit - value if name == "min_dice" else limit + value
         direction = "below" if name == "min_dice" else "above"
-        mega = "MB" if name.endswith("_bytes") else ""
-        said.append(f"{reached * factor:.2f} {unit}, {value * factor:.2f} {direction} {flag} {limit * factor:g}{mega}")
+        said.append(
+            f"{reached * factor:.2f} {unit}, {value * factor:.2f} {direction} {flag} {limit * factor:g}{mega(name)}"
+        )
         # Rounded towards what this model keeps.
         rounded = int(reached * factor * 10) / 10 + (0.1 if name != "min_dice" else 0.0)
-        relax.append(f"{flag} {rounded:g}{mega}")
+        relax.append(f"{flag} {rounded:g}{mega(name)}")
     judged = "" if result.state == "complete" else " (not trained)"
     return (
         f"nothing feasible; nearest miss is trial {result.number} ({result.config.label}){judged}: {'; '.join(said)}; "

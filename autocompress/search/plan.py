@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from pathlib import Path
@@ -30,7 +30,7 @@ class SearchPlan:
         data: keyword arguments of `autocompress.data.open_dataset`.
         space: the search space, cut down to what the target can run.
         dataset, classes: name of the data set, and of its classes with the background first.
-        target: the hardware profile, resolved on its host.
+        targets: the hardware profiles, each resolved on its host; the front is ordered by the first one.
         constraints: what a member of the front must keep to.
         percentile: which latency is minimised.
         training: settings of the brief training without its budget.
@@ -59,7 +59,7 @@ class SearchPlan:
     space: SearchSpace
     dataset: str
     classes: tuple[str, ...]
-    target: Target
+    targets: tuple[Target, ...]
     constraints: Constraints
     percentile: str
     training: Mapping[str, Any]
@@ -78,6 +78,16 @@ class SearchPlan:
     recipe: str | None = None
     notes: tuple[str, ...] = ()
 
+    @property
+    def target(self) -> Target:
+        """The first of the targets."""
+        return self.targets[0]
+
+    @property
+    def target_names(self) -> tuple[str, ...]:
+        """Names of all targets."""
+        return tuple(target.name for target in self.targets)
+
     def identity(self) -> dict[str, Any]:
         """What must stay the same when a study is taken up again: trials are comparable only then."""
         training = dict(self.training)
@@ -86,11 +96,9 @@ class SearchPlan:
         return {
             "family": self.family,
             "data": dict(self.data),
-            "target": {
-                "name": self.target.name,
-                "engines": [engine.name for engine in self.target.engines],
-                **({"predicted": True} if self.target.predicted else {}),
-            },
+            "target": _identity(self.target),
+            # Left out where there is one target, so that studies from before there could be more go on.
+            **({"others": [_identity(each) for each in self.targets[1:]]} if len(self.targets) > 1 else {}),
             "percentile": self.percentile,
             "training": training,
             # Where a named parent lies may change, its weights may not.
@@ -136,9 +144,22 @@ class SearchPlan:
                 "trial_seconds": self.trial_seconds,
                 "packages": package_versions(),
                 "machine": {key: self.target.host.get(key) for key in ("name", "cpu_model", "cores", "system")},
-                "notes": [*self.notes, *(engine.notice for engine in self.target.engines if engine.notice)],
+                "notes": [*self.notes, *_notices(self.targets)],
             },
         )
+
+
+def _identity(target: Target) -> dict[str, Any]:
+    return {
+        "name": target.name,
+        "engines": [engine.name for engine in target.engines],
+        **({"predicted": True} if target.predicted else {}),
+    }
+
+
+def _notices(targets: Sequence[Target]) -> list[str]:
+    """What people have to know of the engines, such as a limit in a licence."""
+    return list(dict.fromkeys(each.notice for target in targets for each in target.engines if each.notice))
 
 
 def _plain(value: Any) -> Any:

@@ -10,6 +10,7 @@ from typing import Any, Literal
 from autocompress.config import CompressionConfig
 from autocompress.hardware.records import Measurement
 from autocompress.paths import read_json, write_json
+from autocompress.specs.schemas import Constraints
 
 TrialState = Literal["complete", "pruned", "failed"]
 
@@ -33,6 +34,7 @@ class TrialRequest:
         family: name of the model family.
         data: ``{"source", "seed", "validation_fraction"}``, as `autocompress.data.open_dataset` takes them.
         target: the resolved hardware profile as plain values, with the engines to use.
+        others: the study's further targets, likewise; the network is trained once and measured on each.
         training: settings of the brief training, as `autocompress.training.TrainSettings` takes them.
         parent: folder of the parent network, or None to train from scratch.
         max_latency_ms: a slower model is not trained.
@@ -56,6 +58,16 @@ class TrialRequest:
     max_memory_bytes: int | None = None
     max_size_bytes: int | None = None
     recipe: str | None = None
+    others: tuple[Mapping[str, Any], ...] = ()
+
+    @property
+    def limits(self) -> Constraints:
+        """What a model must keep to before it is trained."""
+        return Constraints(
+            max_latency_ms=self.max_latency_ms,
+            max_memory_bytes=self.max_memory_bytes,
+            max_size_bytes=self.max_size_bytes,
+        )
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, ready for JSON; `from_dict` is the way back."""
@@ -64,7 +76,38 @@ class TrialRequest:
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> TrialRequest:
         """Build from what `to_dict` gave."""
-        return cls(**{**values, "config": CompressionConfig.from_dict(values["config"])})
+        plain = {**values, "others": tuple(values.get("others", ()))}
+        return cls(**{**plain, "config": CompressionConfig.from_dict(values["config"])})
+
+
+@dataclass(frozen=True)
+class Placement:
+    """A trial's network on one of the study's further targets.
+
+    Attributes:
+        target: name of the hardware profile.
+        measurements: one for every engine that was tried, the chosen one first.
+        dice: mean Dice in percent of this target's file on the validation volumes.
+        file: name of the exported file in the trial's folder.
+        size_bytes: of that file.
+    """
+
+    target: str
+    measurements: tuple[Measurement, ...]
+    dice: float | None = None
+    file: str = ""
+    size_bytes: int | None = None
+
+    @property
+    def measurement(self) -> Measurement | None:
+        """The measurement by the chosen engine."""
+        return _chosen(self.measurements)
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Placement:
+        """Build from plain values."""
+        measurements = tuple(Measurement.from_dict(each) for each in values["measurements"])
+        return cls(**{**values, "measurements": measurements})
 
 
 @dataclass(frozen=True)
@@ -72,18 +115,21 @@ class TrialResult:
     """What became of one trial.
 
     Attributes:
-        state: ``complete`` (judged by both objectives), ``pruned`` (refused before training) or ``failed``.
+        state: ``complete`` (judged by all objectives), ``pruned`` (refused before training) or ``failed``.
         reason: one line for people where the state is not ``complete``.
-        dice: mean Dice in percent of the exported file on the validation volumes.
-        per_class: Dice in percent of each class.
-        measurements: one for every engine that was tried, the chosen one first.
-        parameters, gmacs, size_bytes: of the network and of the exported file.
+        dice: mean Dice in percent of the exported file on the validation volumes; with several targets, of the one
+            whose file has the lowest.
+        per_class: Dice in percent of each class, of the same file.
+        measurements: one for every engine that was tried on the first target, the chosen one first.
+        parameters, gmacs, size_bytes: of the network and of the first target's file.
         seconds: of this trial, by phase: ``train``, ``measure``, ``evaluate``, ``export``, ``other``.
         steps: training steps taken.
         sparsity: share of zeros among the prunable weights of the exported file, where it was pruned.
         inherited: share of the weights that came from the parent.
         dice_float: of an INT8 model: mean Dice in percent of the same network in float32, before any repair.
         repair: what was done because rounding alone cost too much Dice; empty for nothing.
+        file: name of the first target's exported file in the trial's folder.
+        others: the network on the study's further targets.
     """
 
     number: int
@@ -102,16 +148,29 @@ class TrialResult:
     inherited: float = 0.0
     dice_float: float | None = None
     repair: str = ""
+    file: str = MODEL_FILE
+    others: tuple[Placement, ...] = ()
 
     @property
     def measurement(self) -> Measurement | None:
-        """The measurement by the chosen engine."""
-        return self.measurements[0] if self.measurements and self.measurements[0].ok else None
+        """The measurement by the chosen engine of the first target."""
+        return _chosen(self.measurements)
+
+    @property
+    def chosen(self) -> tuple[Measurement | None, ...]:
+        """The measurement by the chosen engine of each target, in the study's order."""
+        return (self.measurement, *(each.measurement for each in self.others))
 
     def latency_ms(self, percentile: str) -> float | None:
-        """The latency in milliseconds by the chosen engine."""
-        chosen = self.measurement
-        return None if chosen is None or chosen.latency is None else float(getattr(chosen.latency, percentile))
+        """The latency in milliseconds by the chosen engine of the first target."""
+        return self.latencies_ms(percentile)[0]
+
+    def latencies_ms(self, percentile: str) -> tuple[float | None, ...]:
+        """The latency in milliseconds by the chosen engine of each target, in the study's order."""
+        return tuple(
+            None if each is None or each.latency is None else float(getattr(each.latency, percentile))
+            for each in self.chosen
+        )
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, ready for JSON; `from_dict` is the way back."""
@@ -123,6 +182,7 @@ class TrialResult:
         plain = dict(values)
         plain["config"] = CompressionConfig.from_dict(plain["config"])
         plain["measurements"] = tuple(Measurement.from_dict(each) for each in plain["measurements"])
+        plain["others"] = tuple(Placement.from_dict(each) for each in plain.get("others", ()))
         return cls(**plain)
 
     def save(self, folder: Path) -> None:
@@ -134,3 +194,7 @@ class TrialResult:
         """Read ``result.json``; None where the trial did not come to its end."""
         path = folder / RESULT_FILE
         return cls.from_dict(read_json(path)) if path.exists() else None
+
+
+def _chosen(measurements: tuple[Measurement, ...]) -> Measurement | None:
+    return measurements[0] if measurements and measurements[0].ok else None

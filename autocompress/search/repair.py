@@ -24,19 +24,24 @@ FINE_TUNE_RATE = 0.1
 
 @dataclass(frozen=True)
 class Judged:
-    """An exported network with the Dice of its file.
+    """An exported network with the Dice of its file for each target.
 
     Attributes:
-        model: whose weights it holds.
-        variant: the file.
-        report: its Dice on the validation volumes.
-        repair: what was done to it beyond rounding; empty for nothing.
+        model: whose weights they hold.
+        variants: the files, one for each target.
+        reports: their Dice on the validation volumes.
+        repair: what was done to them beyond rounding; empty for nothing.
     """
 
     model: nn.Module
-    variant: Variant
-    report: DiceReport
+    variants: Sequence[Variant]
+    reports: Sequence[DiceReport]
     repair: str = ""
+
+    @property
+    def report(self) -> DiceReport:
+        """That of the file with the lowest mean Dice."""
+        return min(self.reports, key=lambda each: each.mean)
 
 
 def repaired(rounded: Judged, float_dice: float, remedies: Sequence[Callable[[], Judged | None]]) -> Judged:

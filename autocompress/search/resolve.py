@@ -10,6 +10,7 @@ from typing import Any
 from autocompress.data import open_dataset
 from autocompress.errors import SpecError, UserError
 from autocompress.hardware.predicted import basis_of, find_target
+from autocompress.hardware.targets import Target
 from autocompress.models import get_family
 from autocompress.search.adoption import find_parent
 from autocompress.search.own_recipe import one_ratio, take_recipe
@@ -73,31 +74,30 @@ def resolve(
     spec = load_study(base, overrides)
     if spec.data is None:
         raise SpecError(f"study {base} names no data set; give one with --data")
-    if len(spec.targets) > 1:
-        raise SpecError(
-            f"targets {', '.join(spec.targets)}: a search takes one of them; name it with --target, and search for the "
-            "others with --parent, which spares the training of their parent"
-        )
-    profile = load_spec("target", spec.target)
-    target = find_target(profile, engines=engines, predict=predict)
-    if target.predicted:
-        notes.append(f"latency and memory of {target.name} are predicted, not measured: {basis_of(target)}")
+    targets = _targets(spec.targets, engines, predict)
+    notes += [
+        f"latency and memory of {target.name} are predicted, not measured: {basis_of(target)}"
+        for target in targets
+        if target.predicted
+    ]
     data = _data(spec)
     dataset = open_dataset(**data)
     if not dataset.cases("validation"):
         raise SpecError(f"data set {data['source']} leaves no patient for validation; raise validation_fraction")
     family = get_family(spec.family)
-    patterns = target.prune_patterns & set(family.prune_patterns)
-    space, left_out = spec.search_space.restrict(precisions=target.precisions, prune_patterns=patterns)
+    # All must compute in a precision; for a prune pattern it is enough that one gains by it.
+    precisions = frozenset.intersection(*(target.precisions for target in targets))
+    patterns = frozenset.union(*(target.prune_patterns for target in targets)) & set(family.prune_patterns)
+    space, left_out = spec.search_space.restrict(precisions=precisions, prune_patterns=patterns)
     if left_out:
-        notes.append(
-            f"left out of the space, because {spec.target} or {spec.family} cannot use it: {', '.join(left_out)}"
-        )
+        who = " or ".join([*spec.targets, spec.family])
+        notes.append(f"left out of the space, because {who} cannot use it: {', '.join(left_out)}")
     shape = {"in_channels": dataset.in_channels, "num_classes": len(dataset.class_names)}
     training = spec.training
     recipe = None
     if training.recipe is not None:
-        own = take_recipe(training.recipe, spec.search_space, family=spec.family, target=target, **shape)
+        pruned = next((each for each in targets if "unstructured" in each.prune_patterns), targets[0])
+        own = take_recipe(training.recipe, spec.search_space, family=spec.family, target=pruned, **shape)
         recipe, space = own.text, one_ratio(space)
         notes.extend(own.notes)
     parent = _parent(spec, shape)
@@ -105,7 +105,7 @@ def resolve(
         notes.append(f"parent network from {parent['source']}; none is trained")
     cores = os.cpu_count() or 1
     workers = spec.workers or min(cores, MAX_AUTO_WORKERS)
-    folder = Path(out).expanduser().absolute() / (name or f"{dataset.name}-{spec.target}")
+    folder = Path(out).expanduser().absolute() / (name or "-".join([dataset.name, *spec.targets]))
     return SearchPlan(
         name=folder.name,
         folder=folder,
@@ -113,7 +113,7 @@ def resolve(
         family=spec.family,
         data=data,
         space=space,
-        target=target,
+        targets=targets,
         dataset=dataset.name,
         classes=dataset.class_names,
         constraints=spec.goal.constraints,
@@ -134,6 +134,19 @@ def resolve(
         recipe=recipe,
         notes=tuple(notes),
     )
+
+
+def _targets(names: Sequence[str], engines: Sequence[str] | None, predict: bool) -> tuple[Target, ...]:
+    """The hardware profiles of a study, each resolved on its host."""
+    if engines is not None and len(names) > 1:
+        raise SpecError(
+            f"--engines goes with one target, not with {', '.join(names)}; choose profiles with those engines alone"
+        )
+    profiles = [load_spec("target", name) for name in names]
+    found = tuple(find_target(profile, engines=engines, predict=predict) for profile in profiles)
+    if len({target.name for target in found}) < len(found):
+        raise SpecError(f"targets {', '.join(names)}: two of them are called alike; name each profile once")
+    return found
 
 
 def overrides_of(values: Mapping[str, Any]) -> dict[str, Any]:

@@ -18,6 +18,7 @@ from autocompress.errors import NothingFeasibleError, UserError
 from autocompress.paths import make_dir, read_json, write_json
 from autocompress.search.adoption import adopt_parent
 from autocompress.search.confirm import confirm_member
+from autocompress.search.display import told_ms
 from autocompress.search.driver import Driver, Listener
 from autocompress.search.executor import RayExecutor, uninterrupted
 from autocompress.search.ledger import Ledger
@@ -86,18 +87,24 @@ class _Session:
 
     def _open_study(self) -> optuna.Study:
         import optuna
+        from optuna.study import StudyDirection
 
         optuna.logging.set_verbosity(optuna.logging.ERROR)
         study = optuna.create_study(
             storage=open_storage(self.plan.storage),
             study_name=self.plan.name,
-            directions=["maximize", "minimize"],
+            directions=[StudyDirection.MAXIMIZE] + len(self.plan.targets) * [StudyDirection.MINIMIZE],
             load_if_exists=True,
         )
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-            study.set_metric_names(["Dice (%)", f"latency {self.plan.percentile} (ms)"])
+            study.set_metric_names(["Dice (%)", *self._latency_names()])
         return study
+
+    def _latency_names(self) -> list[str]:
+        kind = f"latency {self.plan.percentile}"
+        names = self.plan.target_names
+        return [f"{kind} (ms)"] if len(names) == 1 else [f"{kind} on {name} (ms)" for name in names]
 
     # -- the three stages -----------------------------------------------------------------------------------------
 
@@ -249,6 +256,7 @@ class _Session:
             max_memory_bytes=plan.constraints.max_memory_bytes,
             max_size_bytes=plan.constraints.max_size_bytes,
             recipe=plan.recipe,
+            others=tuple(target.to_dict() for target in plan.targets[1:]),
         ).to_dict()
 
     # -- confirmation ---------------------------------------------------------------------------------------------
@@ -297,8 +305,8 @@ class _Session:
             members = self._still_on_front(front)
         for result in front:
             if all(result.number != member.trial for member in members):
-                latency = self._member(result).latency_ms[self.plan.percentile]
-                text = f"trial {result.number} left the front: {latency:.2f} ms when it was measured again"
+                latencies = self._member(result).latencies_ms(self.plan.percentile)
+                text = f"trial {result.number} left the front: {told_ms(latencies)} when it was measured again"
                 self.listen({"event": "note", "text": text})
         self._remove_stale_bundles({member.bundle for member in members})
         return members
@@ -325,9 +333,17 @@ class _Session:
                             "dice": member["dice"],
                             "dice_test": member["dice_test"],
                             "latency_ms": member["latency_ms"][self.plan.percentile],
+                            **self._elsewhere(member),
                         }
                     )
                 self.listen({"event": "tick", "spent": self.ledger.spent, "eta": None})
+
+    def _elsewhere(self, member: Mapping[str, Any]) -> dict[str, Any]:
+        """The confirmed latencies by target, where there are several."""
+        if not member["others"]:
+            return {}
+        named = {each["target"]: each["latency_ms"][self.plan.percentile] for each in member["others"]}
+        return {"latencies_ms": {self.plan.target.name: member["latency_ms"][self.plan.percentile], **named}}
 
     def _member(self, result: TrialResult) -> FrontMember:
         values = read_json(self._trial_folder(result) / CONFIRM_FILE)["member"]

@@ -27,7 +27,8 @@ def print_summary(console: Console, outcome: SearchOutcome, plan: SearchPlan) ->
     if not outcome.front:
         say(outcome.nearest_miss)
     else:
-        console.print(front_table(load_study_view(outcome.folder)))
+        for view in load_study_view(outcome.folder).views:
+            console.print(front_table(view))
     say(f"trials: {counts}")
     say(f"wall time {duration(total)}: {split}")
     if not outcome.front:

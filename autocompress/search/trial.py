@@ -9,7 +9,7 @@ from __future__ import annotations
 import copy
 import shutil
 import traceback
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,10 +19,11 @@ from autocompress.errors import UserError
 from autocompress.hardware.infer import EngineError
 from autocompress.search.clock import Clock
 from autocompress.search.evaluate import evaluate_file
+from autocompress.search.limits import too_dear
 from autocompress.search.parent import Parent
-from autocompress.search.records import MODEL_FILE, RECIPE_FILE, WEIGHTS_FILE, TrialRequest, TrialResult
+from autocompress.search.records import MODEL_FILE, RECIPE_FILE, WEIGHTS_FILE, Placement, TrialRequest, TrialResult
 from autocompress.search.repair import FLOAT_LAYERS, Judged, fine_tuning, repaired
-from autocompress.search.variants import Variant, Variants
+from autocompress.search.variants import Variant, Variants, places_of, seen_by
 
 if TYPE_CHECKING:
     from torch import nn
@@ -87,31 +88,37 @@ class _Trial:
         self.dataset: Dataset = open_dataset(**request.data)
         self.parent = None if request.parent is None else Parent.load(Path(request.parent))
         self.turnstile = Turnstile()
-        self.variants = Variants(request, self.dataset, self.turnstile)
+        self.places = places_of(request, self.dataset, self.turnstile)
 
     def run(self, result: TrialResult) -> TrialResult:
         from autocompress.models.complexity import complexity
 
-        refused = self.variants.refusals(self.config)
+        refused = self._refusals(self.config)
         if refused:
             return replace(result, state="pruned", reason="; ".join(refused))
         with self.clock.phase("export"), self.turnstile.step():
             model, inherited = self.build()
             counts = complexity(model, self.dataset.in_channels, self.config.resolution)
         result = replace(result, parameters=counts.parameters, gmacs=counts.gmacs, inherited=inherited)
-        variant = self._untrained(self.config, model)
-        reason = self.variants.screen(variant)
-        if reason is not None:
-            return replace(result, state="pruned", reason=reason)
-        variant = self._measured(variant)
-        result = replace(result, measurements=variant.measurements, size_bytes=variant.size_bytes)
+        variants = self._untrained(self.config, model)
+        for place, variant in zip(self.places, variants, strict=True):
+            reason = place.screen(variant)
+            if reason is not None:
+                return replace(result, state="pruned", reason=self._of(place, reason))
+        variants = self._measured(variants)
+        result = self._placed(result, variants)
         reason = self._too_dear(result)
         if reason:
             # An engine that ran into a fault is a failure; what was refused or predicted without it is not.
-            faults = [each for each in result.measurements if each.measured and each.outcome != "unsupported"]
-            failed = result.measurement is None and bool(faults)
-            return replace(result, state="failed" if failed else "pruned", reason=reason)
-        reason = self._buys_nothing(result, model)
+            unplaced = [variant for variant in variants if variant.chosen is None]
+            faults = [
+                each
+                for variant in unplaced
+                for each in variant.measurements
+                if each.measured and each.outcome != "unsupported"
+            ]
+            return replace(result, state="failed" if faults else "pruned", reason=reason)
+        reason = self._buys_nothing(variants, model)
         if reason:
             return replace(result, state="pruned", reason=reason)
         pruning = self._pruning(model)
@@ -119,7 +126,7 @@ class _Trial:
         result = replace(result, steps=outcome.steps)
         if outcome.status != "done":
             return replace(result, state="failed", reason=f"training {outcome.status}: {outcome.reason}")
-        return self._judge(model, None if pruning is None else pruning.recipe.text, variant, result)
+        return self._judge(model, None if pruning is None else pruning.recipe.text, variants, result)
 
     def build(self) -> tuple[nn.Module, float]:
         """The network with the parent's weights, and the share of its weights that came from there."""
@@ -137,47 +144,85 @@ class _Trial:
         )
         return model, report.inherited_share
 
-    def _untrained(self, config: CompressionConfig, model: nn.Module) -> Variant:
-        """The network as it is, with its real sparsity and precision."""
-        with self.clock.phase("export"), self.turnstile.step():
-            return self.variants.export(model, config, self.folder / "untrained" / config.identifier, untrained=True)
+    def _refusals(self, config: CompressionConfig) -> list[str]:
+        """Why a target cannot run a configuration; empty where all can."""
+        return [
+            self._of(place, reason)
+            for place in self.places
+            for reason in place.refusals(seen_by(place, config, self.places))
+        ]
 
-    def _measured(self, variant: Variant) -> Variant:
+    def _of(self, place: Variants, reason: str) -> str:
+        """The reason, with the target's name where there are several."""
+        return reason if len(self.places) == 1 else f"{place.target.name}: {reason}"
+
+    def _placed(self, result: TrialResult, variants: Sequence[Variant]) -> TrialResult:
+        """The result with what the variants took on their targets."""
+        first, *rest = variants
+        others = tuple(
+            Placement(place.target.name, variant.measurements, size_bytes=variant.size_bytes)
+            for place, variant in zip(self.places[1:], rest, strict=True)
+        )
+        return replace(result, measurements=first.measurements, size_bytes=first.size_bytes, others=others)
+
+    def _untrained(self, config: CompressionConfig, model: nn.Module) -> list[Variant]:
+        """The network as it is, with its real sparsity and precision, for each target."""
+        folder = self.folder / "untrained" / config.identifier
+        with self.clock.phase("export"), self.turnstile.step():
+            return [
+                place.export(model, seen_by(place, config, self.places), folder / place.target.name, untrained=True)
+                for place in self.places
+            ]
+
+    def _measured(self, variants: Sequence[Variant], *, remeasure: bool = False) -> list[Variant]:
         with self.clock.phase("measure"):
-            return self.variants.measure(variant)
+            return [
+                place.measure(variant, remeasure=remeasure)
+                for place, variant in zip(self.places, variants, strict=True)
+            ]
 
     def _too_dear(self, result: TrialResult) -> str:
-        request = self.request
-        if result.measurement is None:
-            return "; ".join(each.message for each in result.measurements) or "no engine could run it"
-        latency = result.latency_ms(request.percentile)
-        memory = result.measurement.peak_memory_bytes
-        if request.max_latency_ms is not None and latency is not None and latency > request.max_latency_ms:
-            return f"{latency:.2f} ms is above --max-latency {request.max_latency_ms:g}; not trained"
-        if request.max_memory_bytes is not None and memory is not None and memory > request.max_memory_bytes:
-            limit = request.max_memory_bytes / 1e6
-            return f"{memory / 1e6:.0f} MB of memory is above --max-memory {limit:g}MB; not trained"
-        size = result.size_bytes
-        if request.max_size_bytes is not None and size is not None and size > request.max_size_bytes:
-            return f"a file of {size / 1e6:.2f} MB is above --max-size {request.max_size_bytes / 1e6:g}MB; not trained"
-        return ""
+        for place, chosen, tried in zip(
+            self.places,
+            result.chosen,
+            (result.measurements, *(each.measurements for each in result.others)),
+            strict=True,
+        ):
+            if chosen is None:
+                messages = "; ".join(each.message for each in tried) or "no engine could run it"
+                return self._of(place, messages)
+        reason = too_dear(result, self.request.limits, self.request.percentile)
+        return f"{reason}; not trained" if reason else ""
 
-    def _buys_nothing(self, result: TrialResult, model: nn.Module) -> str:
+    def _buys_nothing(self, variants: Sequence[Variant], model: nn.Module) -> str:
         """Zeros or a lower precision that make nothing faster cannot enter the front: they only cost Dice."""
-        config, request = self.config, self.request
+        request = self.request
         if request.max_size_bytes is not None:
             return ""  # a smaller file may be what makes it feasible
-        plain = replace(config, precision="fp32")
-        if config.prune_pattern == "unstructured":
-            plain = replace(plain, prune_pattern="none", prune_ratio=0.0)
-        if plain == config or self.variants.refusals(plain):
+        plain = replace(self.config.dense(), precision="fp32")
+        if plain == self.config or self._refusals(plain):
             return ""
-        reference = self._measured(self._untrained(plain, model))
-        latency = result.latency_ms(request.percentile)
-        other = replace(result, measurements=reference.measurements).latency_ms(request.percentile)
-        if latency is None or other is None or latency <= WORTHWHILE * other:
+        references = self._measured(self._untrained(plain, model))
+        ours, theirs = self._best(variants), self._best(references)
+        if _pays(ours, theirs):
             return ""
-        return f"{latency:.2f} ms against {other:.2f} ms for {plain.label}: buys no latency here; not trained"
+        # A machine that others share may have been slower for one of the two: both are measured once more, in turn.
+        again = self._best(self._measured(variants, remeasure=True))
+        ours = [min(pair) for pair in zip(ours, again, strict=True)]
+        again = self._best(self._measured(references, remeasure=True))
+        theirs = [min(pair) for pair in zip(theirs, again, strict=True)]
+        if _pays(ours, theirs):
+            return ""
+        told = ", ".join(
+            self._of(place, f"{one:.2f} ms against {other:.2f} ms")
+            for place, one, other in zip(self.places, ours, theirs, strict=True)
+        )
+        return f"{told} for {plain.label}: buys no latency here; not trained"
+
+    def _best(self, variants: Sequence[Variant]) -> list[float]:
+        """The latency of each variant by its fastest engine; infinite where none ran it."""
+        found = self._placed(TrialResult(self.request.number, self.config, "pruned"), variants)
+        return [float("inf") if value is None else value for value in found.latencies_ms(self.request.percentile)]
 
     def _pruning(self, model: nn.Module) -> SparseMLPruning | None:
         from autocompress.compression.pruning import SparseMLPruning
@@ -206,71 +251,101 @@ class _Trial:
         self.clock.move("measure", outcome.waited, "train")
         return outcome
 
-    def _judge(self, model: nn.Module, recipe: str | None, untrained: Variant, result: TrialResult) -> TrialResult:
-        """Export the trained network and judge that very file, run by its engine on whole volumes."""
+    def _judge(
+        self, model: nn.Module, recipe: str | None, untrained: Sequence[Variant], result: TrialResult
+    ) -> TrialResult:
+        """Export the trained network and judge those very files, each run by its engine on whole volumes."""
         from safetensors.torch import save_file
 
         from autocompress.compression.pruning import sparsity_of
 
-        assert untrained.chosen is not None
-        judged, float_dice = self._exported(model, self.config, untrained.chosen, "trained"), None
+        engines = [variant.chosen for variant in untrained if variant.chosen is not None]
+        judged, float_dice = self._exported(model, self.config, engines, "trained"), None
         if self.config.precision == "int8":
             plain = replace(self.config, precision="fp32")
-            float_dice = self._exported(model, plain, untrained.chosen, "float").report.mean
-            engine = untrained.chosen
-            remedies = (lambda: self._mixed(model, engine), lambda: self._fine_tuned(model, engine))
+            float_dice = self._exported(model, plain, engines, "float").report.mean
+            remedies = (lambda: self._mixed(model, engines), lambda: self._fine_tuned(model, engines))
             judged = repaired(judged, float_dice, remedies)
         with self.clock.phase("export"), self.turnstile.step():
             weights = {name: value.contiguous() for name, value in judged.model.state_dict().items()}
             save_file(weights, self.folder / WEIGHTS_FILE)
             if recipe is not None:
                 (self.folder / RECIPE_FILE).write_text(recipe)
-            judged.variant.path.replace(self.folder / MODEL_FILE)
-            trained = replace(judged.variant, files={untrained.chosen: self.folder / MODEL_FILE})
-            sparsity = None if recipe is None else sparsity_of(trained.path)
+            trained = [
+                replace(variant, files={engine: self._keep(variant, place)})
+                for place, variant, engine in zip(self.places, judged.variants, engines, strict=True)
+            ]
+            sparsity = None if recipe is None else self._sparsity(trained, sparsity_of)
         if self.config.prune_pattern == "unstructured" or judged.repair:
             # Training chose other zeros than the stand-in had, or a repair other layers; both decide the time.
-            with self.clock.phase("measure"):
-                trained = self.variants.measure(trained)
-            result = replace(result, measurements=trained.measurements)
+            trained = self._measured(trained)
+            result = self._placed(result, trained)
+        others = tuple(
+            replace(other, dice=report.mean, file=variant.path.name, size_bytes=variant.size_bytes)
+            for other, report, variant in zip(result.others, judged.reports[1:], trained[1:], strict=True)
+        )
         return replace(
             result,
             state="complete",
             dice=judged.report.mean,
             per_class=judged.report.per_class,
-            size_bytes=trained.size_bytes,
+            size_bytes=trained[0].size_bytes,
             sparsity=sparsity,
             dice_float=float_dice,
             repair=judged.repair,
+            file=trained[0].path.name,
+            others=others,
         )
 
-    def _exported(
-        self, model: nn.Module, config: CompressionConfig, engine: str, folder: str, *, keep_float: int = 0
-    ) -> Judged:
-        """The network as a file for one engine, and the Dice of that file on the validation volumes."""
-        with self.clock.phase("export"), self.turnstile.step():
-            place = self.folder / EXPORTS / folder
-            variant = self.variants.export(model, config, place, engine=engine, keep_float=keep_float)
-        with self.clock.phase("evaluate"), self.turnstile.step():
-            report = evaluate_file(
-                variant.path,
-                self.variants.target.engine(engine),
-                self.variants.target,
-                self.dataset,
-                "validation",
-                resolution=config.resolution,
-                precision=config.precision,
-                threads=self.request.threads,
-                turnstile=self.turnstile,
-            )
-        return Judged(model, variant, report)
+    def _keep(self, variant: Variant, place: Variants) -> Path:
+        """Move a trained file to where it stays."""
+        stem = Path(MODEL_FILE).stem
+        name = stem if place is self.places[0] else f"{stem}-{place.target.name}"
+        return variant.path.replace(self.folder / f"{name}{variant.path.suffix}")
 
-    def _mixed(self, model: nn.Module, engine: str) -> Judged:
+    def _sparsity(self, trained: Sequence[Variant], sparsity_of: Callable[[Path], float]) -> float:
+        """Share of zeros in the file for the target that skips them."""
+        for place, variant in zip(self.places, trained, strict=True):
+            if "unstructured" in place.target.prune_patterns:
+                return sparsity_of(variant.path)
+        return sparsity_of(trained[0].path)
+
+    def _exported(
+        self, model: nn.Module, config: CompressionConfig, engines: Sequence[str], folder: str, *, keep_float: int = 0
+    ) -> Judged:
+        """The network as a file for one engine of each target, and their Dice on the validation volumes."""
+        variants, reports = [], []
+        for place, engine in zip(self.places, engines, strict=True):
+            with self.clock.phase("export"), self.turnstile.step():
+                variant = place.export(
+                    model,
+                    seen_by(place, config, self.places),
+                    self.folder / EXPORTS / folder / place.target.name,
+                    engine=engine,
+                    keep_float=keep_float,
+                )
+            with self.clock.phase("evaluate"), self.turnstile.step():
+                report = evaluate_file(
+                    variant.path,
+                    place.target.engine(engine),
+                    place.target,
+                    self.dataset,
+                    "validation",
+                    resolution=config.resolution,
+                    precision=config.precision,
+                    threads=self.request.threads,
+                    turnstile=self.turnstile,
+                )
+            variants.append(variant)
+            reports.append(report)
+        return Judged(model, variants, reports)
+
+    def _mixed(self, model: nn.Module, engines: Sequence[str]) -> Judged:
         """The layers that lose most by rounding stay in float32."""
-        judged = self._exported(model, self.config, engine, "mixed", keep_float=FLOAT_LAYERS)
+        judged = self._exported(model, self.config, engines, "mixed", keep_float=FLOAT_LAYERS)
         return replace(judged, repair=f"the {FLOAT_LAYERS} most sensitive layers in float32")
 
-    def _fine_tuned(self, model: nn.Module, engine: str) -> Judged | None:
+    def _fine_tuned(self, model: nn.Module, engines: Sequence[str]) -> Judged | None:
         """A copy of the network after a short training that sees the rounding; None where that diverged."""
         from autocompress.compression.pruning import KeepZeros
         from autocompress.compression.quantization_aware import quantization_aware
@@ -281,5 +356,10 @@ class _Trial:
             outcome = self._train(tuned, fine_tuning(self.request.training), keep)
         if outcome.status != "done":
             return None
-        judged = self._exported(tuned, self.config, engine, "tuned")
+        judged = self._exported(tuned, self.config, engines, "tuned")
         return replace(judged, repair=f"{outcome.steps} steps of quantization-aware fine-tuning")
+
+
+def _pays(ours: Sequence[float], theirs: Sequence[float]) -> bool:
+    """Whether the first are clearly faster than the second on one target at least."""
+    return any(one <= WORTHWHILE * other for one, other in zip(ours, theirs, strict=True))

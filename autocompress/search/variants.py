@@ -1,8 +1,8 @@
-"""A configuration's network as the files that the engines of a target run, and what they took."""
+"""A configuration's network as the files that the engines of one target run, and what they took."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -57,19 +57,20 @@ class Variant:
 
 
 class Variants:
-    """Exports and measures the networks of one trial.
+    """Exports and measures the networks of one trial for one target.
 
     Args:
         request: the trial.
+        target: one of its targets.
         dataset: its data; real slices are fed to the engine, training slices calibrate a quantization.
         turnstile: of this host.
     """
 
-    def __init__(self, request: TrialRequest, dataset: Dataset, turnstile: Turnstile) -> None:
-        self.target = Target.from_dict(request.target)
+    def __init__(self, request: TrialRequest, target: Target, dataset: Dataset, turnstile: Turnstile) -> None:
+        self.target = target
+        self.dataset = dataset
+        self.turnstile = turnstile
         self._request = request
-        self._dataset = dataset
-        self._turnstile = turnstile
         self._cache = LatencyCache()
 
     def refusals(self, config: CompressionConfig) -> tuple[str, ...]:
@@ -108,8 +109,8 @@ class Variants:
             config,
             self._engines(config, engine),
             make_dir(folder),
-            in_channels=self._dataset.in_channels,
-            calibration=lambda: calibration_slices(self._dataset.slices(config.resolution).images),
+            in_channels=self.dataset.in_channels,
+            calibration=lambda: calibration_slices(self.dataset.slices(config.resolution).images),
             threads=self._request.threads,
             keep_float=keep_float,
         )
@@ -126,7 +127,7 @@ class Variants:
             metric=self._request.percentile,
             cache=self._cache,
             remeasure=remeasure,
-            turnstile=self._turnstile,
+            turnstile=self.turnstile,
         )
         return replace(variant, measurements=found.measurements)
 
@@ -145,7 +146,7 @@ class Variants:
 
     def sample(self, resolution: int, count: int = 4) -> FloatArray:
         """Real network inputs: slices from the middle of the first validation volume."""
-        volume = next(self._dataset.volumes("validation"))
+        volume = next(self.dataset.volumes("validation"))
         middle = max(0, (len(volume.image) - count) // 2)
         return to_network(volume.image[middle : middle + count], resolution)
 
@@ -155,3 +156,19 @@ class Variants:
         if not chosen:
             raise TargetError("; ".join(reasons) or f"target {self.target.name} has no engine {name!r}")
         return chosen
+
+
+def places_of(request: TrialRequest, dataset: Dataset, turnstile: Turnstile) -> list[Variants]:
+    """The networks of one trial on each of its targets, in the study's order."""
+    targets = [Target.from_dict(values) for values in (request.target, *request.others)]
+    return [Variants(request, target, dataset, turnstile) for target in targets]
+
+
+def seen_by(place: Variants, config: CompressionConfig, places: Sequence[Variants]) -> CompressionConfig:
+    """A configuration as one of several targets sees it.
+
+    Zeros that one target skips are weights like others to a target that gains nothing from them; where no target
+    skips them, the configuration is left as it is, and is refused.
+    """
+    able = [each for each in places if "unstructured" in each.target.prune_patterns]
+    return config if place in able or not able else config.dense()

@@ -66,6 +66,9 @@ def _view(folder: Path, plan: dict[str, Any]) -> StudyView:
         data=identity["data"],
         classes=tuple(plan["classes"]),
         target=identity["target"]["name"],
+        targets=tuple(each["name"] for each in (identity["target"], *identity["others"]))
+        if "others" in identity
+        else (),
         constraints={name: value for name, value in plan["constraints"].items() if value is not None},
         percentile=identity["percentile"],
         trials=tuple(trials),
@@ -96,18 +99,15 @@ def _trial(result: TrialResult, confirmed: dict[str, Any] | None) -> TrialView:
         "reason": result.reason,
         "seconds": sum(result.seconds.values()),
     }
-    if measurement is not None and measurement.latency is not None:
-        latency = measurement.latency
-        values |= {
-            "latency_ms": {"p50": latency.p50, "p90": latency.p90, "p99": latency.p99},
-            "measured": measurement.measured,
-            "disturbed": measurement.disturbed,
-            "engine": measurement.engine,
-            "engine_version": measurement.engine_version,
-            "host": measurement.host,
-            "conditions": measurement.conditions,
-            "peak_memory_bytes": measurement.peak_memory_bytes,
+    values |= _measured(measurement)
+    again = {} if confirmed is None else confirmed.get("others", {})
+    values["elsewhere"] = {
+        other.target: {
+            **_measured(Measurement.from_dict(again[other.target]) if other.target in again else other.measurement),
+            "size_bytes": other.size_bytes,
         }
+        for other in result.others
+    }
     if confirmed is not None:
         member = confirmed["member"]
         values |= {
@@ -118,3 +118,20 @@ def _trial(result: TrialResult, confirmed: dict[str, Any] | None) -> TrialView:
             "hd95_per_class": confirmed["hd95_per_class"],
         }
     return TrialView(**values)
+
+
+def _measured(measurement: Measurement | None) -> dict[str, Any]:
+    """The fields of a `TrialView` that a measurement fills in."""
+    if measurement is None or measurement.latency is None:
+        return {}
+    latency = measurement.latency
+    return {
+        "latency_ms": {"p50": latency.p50, "p90": latency.p90, "p99": latency.p99},
+        "measured": measurement.measured,
+        "disturbed": measurement.disturbed,
+        "engine": measurement.engine,
+        "engine_version": measurement.engine_version,
+        "host": measurement.host,
+        "conditions": measurement.conditions,
+        "peak_memory_bytes": measurement.peak_memory_bytes,
+    }

@@ -69,7 +69,7 @@ def make_plan(folder: Path, *, trials: int | None = None, **changes: Any) -> Sea
         "dataset": "phantoms-tiny",
         "classes": ("background", "organ"),
         "space": SearchSpace.from_dict(SPACE),
-        "target": Target("cpu", "local", "cpu", (), (), {}),
+        "targets": (Target("cpu", "local", "cpu", (), (), {}),),
         "constraints": Constraints(min_dice=60),
         "percentile": "p50",
         "training": {},

@@ -4,7 +4,8 @@ from pathlib import Path
 
 from autocompress.config import CompressionConfig
 from autocompress.hardware.records import Latency, Measurement
-from autocompress.search.driver import pareto_front, violations
+from autocompress.search.driver import pareto_front
+from autocompress.search.limits import violations
 from autocompress.search.outcome import FrontMember, nearest_miss, still_on_front
 from autocompress.search.records import TrialResult
 from autocompress.specs.schemas import Constraints

@@ -23,7 +23,7 @@ from autocompress.search.plan import SearchPlan
 from autocompress.search.records import TrialRequest
 from autocompress.search.resolve import overrides_of, resolve
 from autocompress.search.session import _Session
-from autocompress.search.variants import Variants
+from autocompress.search.variants import places_of
 
 needs_sparseml = pytest.mark.skipif(importlib.util.find_spec("sparseml") is None, reason="sparseml is not installed")
 
@@ -162,7 +162,8 @@ def test_the_file_that_is_measured_has_the_zeros_of_the_recipe(tmp_path: Path) -
     torch.manual_seed(0)
     model = build("dae-former", config, in_channels=1, num_classes=9)
     before = {name: value.clone() for name, value in model.state_dict().items()}
-    variant = Variants(request, dataset, Turnstile()).export(model, config, tmp_path / "export", untrained=True)
+    (place,) = places_of(request, dataset, Turnstile())
+    variant = place.export(model, config, tmp_path / "export", untrained=True)
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
     pruned = with_zeros_of(request.recipe or "", model)
     expected = [name for name in before if name.startswith("encoder.0") and name.endswith("expand.weight")]

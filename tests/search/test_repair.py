@@ -9,7 +9,7 @@ from autocompress.search.repair import Judged, fine_tuning, repaired
 
 
 def _judged(dice: float, repair: str = "") -> Judged:
-    return Judged(SimpleNamespace(), SimpleNamespace(), SimpleNamespace(mean=dice), repair)  # type: ignore[arg-type]
+    return Judged(SimpleNamespace(), [SimpleNamespace()], [SimpleNamespace(mean=dice)], repair)  # type: ignore[arg-type]
 
 
 class _Remedies:
