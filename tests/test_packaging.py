@@ -82,7 +82,7 @@ def test_the_wheel_holds_what_else_is_promised(wheel: Path) -> None:
         (metadata,) = (archive.read(name).decode() for name in names if name.endswith("METADATA"))
     assert "autocompress = autocompress.cli:main" in entry_points
     assert "autocompress/py.typed" in names
-    assert "autocompress/hardware/agent.py" in names
+    assert "autocompress/hardware/agent/main.py" in names
     assert f"\nVersion: {autocompress.__version__}\n" in metadata
     assert "License-Expression: Apache-2.0" in metadata
     assert any(name.endswith("licenses/LICENSE") for name in names)

@@ -22,7 +22,7 @@ import numpy as np
 
 from autocompress.data.dataset import FloatArray
 from autocompress.errors import ConfigError, UserError
-from autocompress.hardware.agent import PROGRAM_FORMAT, PROGRAM_KEY, PROGRAM_WORDS
+from autocompress.hardware.agent.programs import PROGRAM_FORMAT, PROGRAM_KEY, PROGRAM_WORDS
 from autocompress.paths import write_bytes
 
 if TYPE_CHECKING:
@@ -298,7 +298,8 @@ def load_exported_program(path: Path, *, threads: int | None = None) -> Callable
     """
     import torch
 
-    from autocompress.hardware.agent import RefusedError, build_program, read_program
+    from autocompress.hardware.agent.errors import RefusedError
+    from autocompress.hardware.agent.programs import build_program, read_program
 
     read_exported_program(path)
     try:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from autocompress.errors import UserError
-from autocompress.hardware.agent import PROTOCOL
+from autocompress.hardware.agent.protocol import PROTOCOL
 from autocompress.hardware.gate import parse
 from autocompress.hardware.records import Measurement
 from autocompress.hardware.settings import MeasureSettings

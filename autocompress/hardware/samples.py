@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from autocompress.errors import UserError
-from autocompress.hardware.agent import PROTOCOL
+from autocompress.hardware.agent.protocol import PROTOCOL
 from autocompress.hardware.prediction import GraphCosts, NodeCost, PredictorKey, Sample
 from autocompress.paths import cache_dir, make_dir, read_json, write_bytes
 

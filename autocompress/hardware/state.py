@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from autocompress.hardware import agent
+from autocompress.hardware.agent import facts, protocol
 from autocompress.hardware.settings import MeasureSettings
 
 CLOSE_TO_LIMIT = 3.0
@@ -93,26 +93,26 @@ def host_state(*, seconds: float = 1.0, gpu: bool = False, root: Path = Path("/"
         root: where ``sys`` and ``proc`` are looked up.
     """
     before = _throttled(root)
-    load = agent._Load()
+    load = protocol.Load()
     time.sleep(seconds)
     used, after = load.since(), _throttled(root)
-    facts = agent.host_facts()
-    power = facts["power"]
+    host = facts.host_facts()
+    power = host["power"]
     maximum, limit = _highest(root, "cpuinfo_max_freq"), _highest(root, "scaling_max_freq")
     return HostState(
-        cpu_model=facts["cpu_model"],
-        cores=facts["cores"],
-        physical_cores=facts["physical_cores"],
-        memory_bytes=facts["memory_bytes"],
+        cpu_model=host["cpu_model"],
+        cores=host["cores"],
+        physical_cores=host["physical_cores"],
+        memory_bytes=host["memory_bytes"],
         memory_free_bytes=_free_memory(root),
-        clocks_mhz=tuple(agent.clocks() or ()),
+        clocks_mhz=tuple(facts.clocks() or ()),
         max_clock_mhz=maximum,
         clock_limit_mhz=limit,
         governor=power["governor"],
         boost=power["boost"],
         mains=power["mains"],
         power_mode=_read(root / "sys/firmware/acpi/platform_profile") or power["mode"],
-        temperatures_c=agent.temperatures(),
+        temperatures_c=facts.temperatures(),
         temperature_limits_c=_limits(root) or None,
         throttled=None if before is None or after is None else after - before,
         gpus=tuple(_gpus()) if gpu else (),
@@ -211,7 +211,7 @@ def _free_memory(root: Path) -> int | None:
 
 
 def _limits(root: Path) -> dict[str, float]:
-    """Lowest temperature of each zone at which something is done about it, named as `agent.temperatures` does."""
+    """Lowest temperature of each zone at which something is done about it, named as `facts.temperatures` does."""
     found: dict[str, float] = {}
     for zone in sorted((root / "sys/class/thermal").glob("thermal_zone*")):
         degrees = []

@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from autocompress.errors import TargetError
-from autocompress.hardware.agent import host_facts
+from autocompress.hardware.agent.facts import host_facts
 from autocompress.hardware.engines import AGENT_ENGINES, PROGRAM_ENGINES, install_hint, licence_notice
 from autocompress.hardware.hosts import AgentJob, AgentReport, open_host
 

@@ -2,7 +2,7 @@
 
 A latency measured beside a training step is several times too long. So everything that computes on a host, in
 whatever process, study or worker, passes this turnstile: a training step goes into the *room* together with others,
-a measurement has it alone. The locks on the two files (see `autocompress.hardware.agent.enter`) are the kernel's: a
+a measurement has it alone. The locks on the two files (`hardware/agent/turnstile.py`) are the kernel's: a
 holder that is killed holds nothing.
 """
 
@@ -12,7 +12,8 @@ import threading
 from pathlib import Path
 from types import TracebackType
 
-from autocompress.hardware.agent import enter, host_facts, leave
+from autocompress.hardware.agent.facts import host_facts
+from autocompress.hardware.agent.turnstile import enter, leave
 from autocompress.paths import cache_dir, make_dir
 
 

@@ -24,7 +24,7 @@ from autocompress.bundles.exported_program import (
 )
 from autocompress.config import CompressionConfig
 from autocompress.errors import ConfigError, UserError
-from autocompress.hardware import agent
+from autocompress.hardware.agent import errors, narrowing, programs
 from autocompress.models import build
 
 
@@ -177,8 +177,8 @@ def test_another_version_and_other_files_are_told_apart(program: Path, tmp_path:
     assert is_exported_program(program)
     with pytest.raises(UserError, match="the one that this version reads"):
         read_exported_program(program)
-    with pytest.raises(agent.RefusedError, match=r"autocompress-exported-program/9.*export it again"):
-        agent.read_program(str(program))
+    with pytest.raises(errors.RefusedError, match=r"autocompress-exported-program/9.*export it again"):
+        programs.read_program(str(program))
 
 
 @pytest.mark.parametrize(
@@ -231,12 +231,12 @@ def test_sixteen_bits_stay_close_to_float32(tmp_path: Path, narrow: torch.dtype,
     """Softmaxes and norms over all tokens are what goes wrong where everything is made narrow."""
     model = network(CompressionConfig(64, levels, 0.25)).eval()
     write_exported_program(model, tmp_path / "p.safetensors", in_channels=1, resolution=64)
-    graph, tensors, _ = agent.read_program(str(tmp_path / "p.safetensors"))
+    graph, tensors, _ = programs.read_program(str(tmp_path / "p.safetensors"))
     image = torch.rand(1, 1, 64, 64)
-    program = agent.build_program(graph, tensors, torch.device("cpu"))
+    program = programs.build_program(graph, tensors, torch.device("cpu"))
     with torch.inference_mode():
         expected = model(image)
-        agent.narrow_program(program, image, narrow)
+        narrowing.narrow_program(program, image, narrow)
         found = program(image.to(narrow)).float()
     error = float((found - expected).abs().max() / expected.abs().max())
     assert 1e-4 < error < limit
@@ -252,7 +252,7 @@ def test_sixteen_bits_stay_close_to_float32(tmp_path: Path, narrow: torch.dtype,
 
 def test_a_mask_does_not_become_an_infinity() -> None:
     wide = torch.tensor([-1e9, 0.5, 1e9])
-    assert agent._narrowed(wide, torch.float16).tolist() == [-65504.0, 0.5, 65504.0]
+    assert narrowing.narrowed(wide, torch.float16).tolist() == [-65504.0, 0.5, 65504.0]
 
 
 class Products(nn.Module):
@@ -266,9 +266,9 @@ class Products(nn.Module):
 
 def test_products_of_activations_stay_within_range_in_float16(tmp_path: Path) -> None:
     write_exported_program(Products(), tmp_path / "p.safetensors", in_channels=1, resolution=16)
-    graph, tensors, _ = agent.read_program(str(tmp_path / "p.safetensors"))
-    program = agent.build_program(graph, tensors, torch.device("cpu"))
+    graph, tensors, _ = programs.read_program(str(tmp_path / "p.safetensors"))
+    program = programs.build_program(graph, tensors, torch.device("cpu"))
     image = torch.ones(1, 1, 16, 16)
     with torch.inference_mode():
-        agent.narrow_program(program, image, torch.float16)
+        narrowing.narrow_program(program, image, torch.float16)
         np.testing.assert_allclose(program(image.half()).float().numpy(), 1.0)

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from autocompress.hardware import agent
+from autocompress.hardware.agent import energy, gpu, protocol
 
 
 def zone(root: Path, name: str, kind: str, energy: str, span: str | None = "262143328850") -> None:
@@ -28,14 +28,14 @@ def test_packages_are_read_and_their_parts_are_not_counted_twice(tmp_path: Path)
     zone(tmp_path, "intel-rapl:1", "package-1", "7000000", None)
     zone(tmp_path, "intel-rapl:2", "psys", "9000000")
     (tmp_path / "intel-rapl").mkdir()
-    counters = agent.rapl_counters(str(tmp_path))
+    counters = energy.rapl_counters(str(tmp_path))
     assert counters == {"intel-rapl:0": (5.0, pytest.approx(262143.32885)), "intel-rapl:1": (7.0, None)}
 
 
 def test_what_only_root_may_read_is_not_there(tmp_path: Path) -> None:
     zone(tmp_path, "intel-rapl:0", "package-0", "")
-    assert agent.rapl_counters(str(tmp_path)) == {}
-    assert agent.rapl_counters(str(tmp_path / "nowhere")) == {}
+    assert energy.rapl_counters(str(tmp_path)) == {}
+    assert energy.rapl_counters(str(tmp_path / "nowhere")) == {}
 
 
 @pytest.mark.parametrize(
@@ -51,15 +51,15 @@ def test_what_only_root_may_read_is_not_there(tmp_path: Path) -> None:
     ],
 )
 def test_energy_between_two_readings(before: Any, after: Any, joules: float | None) -> None:
-    assert agent.energy_used(before, after) == (None if joules is None else pytest.approx(joules))
+    assert energy.energy_used(before, after) == (None if joules is None else pytest.approx(joules))
 
 
 def test_one_inference_has_its_share(monkeypatch: pytest.MonkeyPatch) -> None:
     """64 runs between two readings that are 32 joules apart take half a joule each."""
     readings = iter([{"gpu": (100.0, None)}, {"gpu": (132.0, None)}])
-    monkeypatch.setattr(agent, "energy_counters", lambda engine: next(readings))
+    monkeypatch.setattr(protocol, "energy_counters", lambda engine: next(readings))
     settings = {"min_runs": 64, "min_seconds": 0.0, "max_seconds": 0.0, "interval": 0.02}
-    found = agent._attempt(SimpleNamespace(run=lambda sample: sample), [0], settings)
+    found = protocol.timed_series(SimpleNamespace(run=lambda sample: sample), [0], settings)
     assert found["latency"]["runs"] == 64
     assert found["energy_joules"] == 0.5
 
@@ -130,17 +130,17 @@ class Cuda:
 
 def test_the_gpu_is_the_one_that_cuda_uses_and_tells_what_it_knows() -> None:
     driver = Driver()
-    gpu = agent.Gpu.of(Cuda(), driver)
-    assert gpu is not None
+    card = gpu.Gpu.of(Cuda(), driver)
+    assert card is not None
     assert driver.handles == [b"0000:1B:00.0"]
-    assert gpu.facts() == {
+    assert card.facts() == {
         "name": "NVIDIA H100",
         "driver": "570.86.15",
         "max_sm_clock_mhz": None,
         "max_memory_clock_mhz": None,
         "power_limit_w": 700.0,
     }
-    assert gpu.state() == {
+    assert card.state() == {
         "sm_clock_mhz": 1755,
         "memory_clock_mhz": 2619,
         "temperature_c": 41,
@@ -149,17 +149,17 @@ def test_the_gpu_is_the_one_that_cuda_uses_and_tells_what_it_knows() -> None:
         "process_memory_bytes": 500 * 2**20,
         "other_processes": 1,
     }
-    assert gpu.energy() == pytest.approx((2**40 + 1500) / 1000)
+    assert card.energy() == pytest.approx((2**40 + 1500) / 1000)
 
 
 def test_what_a_gpu_does_not_tell_is_unknown() -> None:
-    gpu = agent.Gpu.of(Cuda(), Driver(nvmlDeviceGetTotalEnergyConsumption=3, nvmlDeviceGetPowerUsage=3))
-    assert gpu is not None
-    assert gpu.energy() is None
-    assert gpu.state()["power_w"] is None
-    assert agent.energy_counters(SimpleNamespace(device="cuda", gpu=gpu)) == {}
-    assert agent.energy_counters(SimpleNamespace(device="cuda", gpu=None)) == {}
-    assert agent.Gpu.of(Cuda(), Driver(nvmlInit_v2=9)) is None
+    card = gpu.Gpu.of(Cuda(), Driver(nvmlDeviceGetTotalEnergyConsumption=3, nvmlDeviceGetPowerUsage=3))
+    assert card is not None
+    assert card.energy() is None
+    assert card.state()["power_w"] is None
+    assert energy.energy_counters(SimpleNamespace(device="cuda", gpu=card)) == {}
+    assert energy.energy_counters(SimpleNamespace(device="cuda", gpu=None)) == {}
+    assert gpu.Gpu.of(Cuda(), Driver(nvmlInit_v2=9)) is None
 
 
 def test_a_machine_without_the_libraries_has_no_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -167,7 +167,7 @@ def test_a_machine_without_the_libraries_has_no_gpu(monkeypatch: pytest.MonkeyPa
         raise OSError(name)
 
     monkeypatch.setattr(ctypes, "CDLL", missing)
-    assert agent.Gpu.find() is None
+    assert gpu.Gpu.find() is None
 
 
 @pytest.mark.parametrize(
@@ -181,4 +181,4 @@ def test_a_machine_without_the_libraries_has_no_gpu(monkeypatch: pytest.MonkeyPa
     ],
 )
 def test_who_else_computes_on_the_gpu(processes: Any, share: Any) -> None:
-    assert agent.gpu_share(processes, 5) == share
+    assert gpu.gpu_share(processes, 5) == share

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from autocompress.errors import TargetError
-from autocompress.hardware import agent
+from autocompress.hardware.agent import facts
 from autocompress.hardware.targets import Target, inspect_target, resolve_target
 from autocompress.specs.library import list_specs, load_spec
 from autocompress.specs.schemas import HardwareProfile
@@ -159,6 +159,6 @@ def test_the_power_mode_of_a_jetson_is_what_nvpmodel_says(tmp_path: Path) -> Non
     program = tmp_path / "nvpmodel"  # a stand-in
     program.write_text("#!/bin/sh\nprintf 'NV Fan Mode:quiet\\nNV Power Mode: MAXN\\n0\\n'\n")
     program.chmod(0o755)
-    assert agent.power_mode((str(program),)) == "MAXN"
+    assert facts.power_mode((str(program),)) == "MAXN"
     program.write_text("#!/bin/sh\nexit 1\n")
-    assert agent.power_mode((str(program),)) == agent.power_mode(())
+    assert facts.power_mode((str(program),)) == facts.power_mode(())

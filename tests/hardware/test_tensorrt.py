@@ -21,7 +21,7 @@ import numpy as np
 import pytest
 
 from autocompress.errors import TargetError
-from autocompress.hardware import agent
+from autocompress.hardware.agent import errors, onnx_files, plain_arrays, tensorrt_build, trtexec, trtexec_output
 from autocompress.hardware.infer import EngineError, infer
 from autocompress.hardware.measure import measure
 from autocompress.hardware.records import Measurement
@@ -60,8 +60,11 @@ def measured(
     [("8001", (8, 0, 1)), ("8201", (8, 2, 1)), ("8601", (8, 6, 1)), ("100300", (10, 3, 0)), ("101501", (10, 15, 1))],
 )
 def test_the_version_is_in_the_first_line(mark: str, version: tuple[int, ...]) -> None:
-    assert agent.trt_version(f"&&&& RUNNING TensorRT.trtexec [TensorRT v{mark}] [b17] # trtexec --help\n") == version
-    assert agent.trt_version("Usage: trtexec") is None
+    assert (
+        trtexec_output.trt_version(f"&&&& RUNNING TensorRT.trtexec [TensorRT v{mark}] [b17] # trtexec --help\n")
+        == version
+    )
+    assert trtexec_output.trt_version("Usage: trtexec") is None
 
 
 def test_the_gpu_is_in_its_list_of_facts() -> None:
@@ -70,13 +73,13 @@ def test_the_gpu_is_in_its_list_of_facts() -> None:
         "[11/20/2025-10:12:01] [I] Selected Device: NVIDIA Tegra X1\n"
         "[11/20/2025-10:12:01] [I] Compute Capability: 5.3\n"
     )
-    assert agent.trt_device(said) == ("NVIDIA Tegra X1", (5, 3))
-    assert agent.trt_device("") == (None, None)
+    assert trtexec_output.trt_device(said) == ("NVIDIA Tegra X1", (5, 3))
+    assert trtexec_output.trt_device("") == (None, None)
 
 
 def test_flags_are_those_of_the_version() -> None:
     def flags(*version: int, precision: str = "fp16") -> set[str]:
-        return set(agent.trt_build_flags(version, precision, 512))
+        return set(trtexec_output.trt_build_flags(version, precision, 512))
 
     # --memPoolSize came with 8.4, --skipInference with 8.6; an unknown flag fails the run.
     assert flags(8, 0, 1) == flags(8, 2, 1) == {"--fp16", "--workspace=512", "--buildOnly"}
@@ -88,11 +91,11 @@ def test_flags_are_those_of_the_version() -> None:
 
 
 def test_formats_are_those_of_nvidias_matrix() -> None:
-    assert agent.trt_formats((5, 3)) == ["FP32", "FP16"]  # Jetson Nano
-    assert agent.trt_formats((6, 2)) == ["FP32", "FP16"]  # Jetson TX2
-    assert agent.trt_formats((6, 1)) == ["FP32", "INT8"]  # GeForce GTX 10xx
-    assert agent.trt_formats((7, 2)) == agent.trt_formats((8, 7)) == ["FP32", "FP16", "INT8"]
-    assert agent.trt_formats((5, 0)) == ["FP32"]
+    assert trtexec_output.trt_formats((5, 3)) == ["FP32", "FP16"]  # Jetson Nano
+    assert trtexec_output.trt_formats((6, 2)) == ["FP32", "FP16"]  # Jetson TX2
+    assert trtexec_output.trt_formats((6, 1)) == ["FP32", "INT8"]  # GeForce GTX 10xx
+    assert trtexec_output.trt_formats((7, 2)) == trtexec_output.trt_formats((8, 7)) == ["FP32", "FP16", "INT8"]
+    assert trtexec_output.trt_formats((5, 0)) == ["FP32"]
 
 
 TIMES = """[
@@ -107,7 +110,7 @@ TIMES = """[
 
 
 def test_the_warm_up_is_dropped() -> None:
-    assert agent.trt_times(TIMES, 200.0) == ([12.5, 11.5], [11.0, 10.0])
+    assert trtexec_output.trt_times(TIMES, 200.0) == ([12.5, 11.5], [11.0, 10.0])
 
 
 OUTPUT = """[
@@ -124,16 +127,16 @@ OUTPUT = """[
 
 
 def test_an_output_is_found_by_its_name() -> None:
-    found = agent.trt_output(OUTPUT, "logits")
+    found = trtexec_output.trt_output(OUTPUT, "logits")
     assert found.shape == [1, 2, 1, 2]
     np.testing.assert_array_equal(np.array(found.numbers), np.float32([0.25, -1.5e-05, np.nan, -np.inf]))
-    assert agent._PlainArrays.bad(found) == 2
+    assert plain_arrays.PlainArrays.bad(found) == 2
 
 
 @pytest.mark.parametrize("text", ["", OUTPUT.replace("1x2x1x2", "1x3x1x2"), OUTPUT.replace("logits", "others")])
 def test_an_output_that_is_not_all_there(text: str) -> None:
-    with pytest.raises(agent.CrashError, match="did not write the output logits"):
-        agent.trt_output(text, "logits")
+    with pytest.raises(errors.CrashError, match="did not write the output logits"):
+        trtexec_output.trt_output(text, "logits")
 
 
 HEAD = "&&&& RUNNING TensorRT.trtexec [TensorRT v8201] # trtexec --onnx=m.onnx\n"
@@ -165,13 +168,13 @@ STAMP = "[11/20/2025-10:12:01] "
             f"{STAMP}[I] [TRT] Successfully created plugin: ScatterND\n"
             f"{STAMP}[I] [TRT] No importer registered for op: GridSample. Attempting to import as plugin.\n"
             f"{STAMP}[E] Failed to parse onnx file\n",
-            agent.RefusedError,
+            errors.RefusedError,
             "TensorRT 8.2.1 has no importer for the operator GridSample",
         ),
         (
             1,
             f"{STAMP}[E] Unknown option: --skipInference \n",
-            agent.RefusedError,
+            errors.RefusedError,
             "trtexec of TensorRT 8.2.1: Unknown option: --skipInference",
         ),
         (
@@ -179,35 +182,35 @@ STAMP = "[11/20/2025-10:12:01] "
             f"{STAMP}[E] [TRT] ModelImporter.cpp:776: ERROR: builtin_op_importers.cpp:3609 In function importResize:\n"
             '[8] Assertion failed: (mode != "cubic") && "no cubic"\n'
             f"{STAMP}[E] Failed to parse onnx file\n{STAMP}[E] Engine set up failed\n",
-            agent.RefusedError,
+            errors.RefusedError,
             'TensorRT 8.2.1 cannot read the model: Assertion failed: (mode != "cubic") && "no cubic"',
         ),
         (
             127,
             "trtexec: error while loading shared libraries: libnvinfer.so.8: cannot open shared object file\n",
-            agent.RefusedError,
+            errors.RefusedError,
             "error while loading shared libraries: libnvinfer.so.8",
         ),
         (
             -6,
             "Cuda failure: no CUDA-capable device is detected\n",
-            agent.RefusedError,
+            errors.RefusedError,
             "TensorRT 8.2.1 finds no GPU: Cuda failure: no CUDA-capable device is detected",
         ),
-        (-11, "", agent.CrashError, "trtexec: SIGSEGV"),
+        (-11, "", errors.CrashError, "trtexec: SIGSEGV"),
         (
             1,
             f"{STAMP}[E] Error[1]: [cudaDriverHelpers.cpp::29] Error Code 1: Cuda Driver (invalid handle)\n"
             f"{STAMP}[E] Engine set up failed\n&&&& FAILED TensorRT.trtexec [TensorRT v8201] # trtexec\n",
-            agent.CrashError,
+            errors.CrashError,
             "trtexec: Error[1]: [cudaDriverHelpers.cpp::29] Error Code 1: Cuda Driver (invalid handle)",
         ),
-        (1, f"{STAMP}[E] Engine set up failed\n", agent.CrashError, "trtexec: Engine set up failed"),
-        (3, "", agent.CrashError, "trtexec: exit code 3"),
+        (1, f"{STAMP}[E] Engine set up failed\n", errors.CrashError, "trtexec: Engine set up failed"),
+        (3, "", errors.CrashError, "trtexec: exit code 3"),
     ],
 )
 def test_a_failure_is_understood(code: int, said: str, kind: type[Exception], message: str) -> None:
-    found = agent.trt_failure(code, HEAD + said, "8.2.1")
+    found = trtexec_output.trt_failure(code, HEAD + said, "8.2.1")
     assert type(found) is kind
     assert message in str(found)
 
@@ -221,9 +224,9 @@ def test_npy_files_are_read_without_numpy(tmp_path: Path, version: tuple[int, in
     values = np.random.default_rng(0).random((3, 2, 4, 5), dtype=np.float32)
     with (tmp_path / "x.npy").open("wb") as stream:
         np.lib.format.write_array(stream, values, version=version)
-    found = agent._PlainArrays.load(str(tmp_path / "x.npy"))
+    found = plain_arrays.PlainArrays.load(str(tmp_path / "x.npy"))
     assert (found.shape, found.dtype) == (values.shape, "float32")
-    sample = agent._PlainArrays.sample(found, 2)
+    sample = plain_arrays.PlainArrays.sample(found, 2)
     assert sample.shape == [1, 2, 4, 5]
     np.testing.assert_array_equal(np.array(sample.numbers, np.float32), values[2].ravel())
 
@@ -231,48 +234,50 @@ def test_npy_files_are_read_without_numpy(tmp_path: Path, version: tuple[int, in
 @pytest.mark.parametrize("shape", [(2, 3, 4), (1, 9), (5,), (2, 3, 224, 224)])
 def test_npy_files_are_written_without_numpy(tmp_path: Path, shape: tuple[int, ...]) -> None:
     values = np.random.default_rng(0).random(shape, dtype=np.float32)
-    plain = agent._PlainArrays
+    plain = plain_arrays.PlainArrays
     written = plain.create(str(tmp_path / "y.npy"), shape)
     for index in range(shape[0]):
-        plain.put(written, index, agent._Values([1, *shape[1:]], agent._numbers(values[index].ravel().tolist())))
+        plain.put(
+            written, index, plain_arrays.Values([1, *shape[1:]], plain_arrays.numbers(values[index].ravel().tolist()))
+        )
     plain.finish(written)
     np.testing.assert_array_equal(np.load(tmp_path / "y.npy", allow_pickle=False), values)
 
 
 def test_what_is_no_float32_in_c_order_is_told(tmp_path: Path) -> None:
     np.save(tmp_path / "f.npy", np.asfortranarray(np.zeros((2, 3), np.float32)))
-    with pytest.raises(agent.RefusedError, match="not in C order"):
-        agent._PlainArrays.load(str(tmp_path / "f.npy"))
+    with pytest.raises(errors.RefusedError, match="not in C order"):
+        plain_arrays.PlainArrays.load(str(tmp_path / "f.npy"))
     np.save(tmp_path / "d.npy", np.zeros((2, 3)))
-    assert agent._PlainArrays.load(str(tmp_path / "d.npy")).dtype == "<f8"
+    assert plain_arrays.PlainArrays.load(str(tmp_path / "d.npy")).dtype == "<f8"
     (tmp_path / "n.npy").write_bytes(b"nothing of the kind")
-    with pytest.raises(agent.RefusedError, match=r"n\.npy is not a \.npy file"):
-        agent._PlainArrays.load(str(tmp_path / "n.npy"))
+    with pytest.raises(errors.RefusedError, match=r"n\.npy is not a \.npy file"):
+        plain_arrays.PlainArrays.load(str(tmp_path / "n.npy"))
 
 
 def test_input_and_output_are_read_from_the_bytes_of_the_file(make_model: Callable[..., Path], tmp_path: Path) -> None:
     import onnx
 
     path = make_model(tmp_path / "m.onnx", side=24, opset=13)
-    assert agent.onnx_interface(path.read_bytes()) == ("input", [1, 1, 24, 24], "logits")
+    assert onnx_files.onnx_interface(path.read_bytes()) == ("input", [1, 1, 24, 24], "logits")
     proto = onnx.load(str(path))
     # Older exporters list the weights among the inputs too, and an axis may have a name instead of a size.
     weight = onnx.helper.make_tensor_value_info("first", onnx.TensorProto.FLOAT, [8, 1, 3, 3])
     image = onnx.helper.make_tensor_value_info("input", onnx.TensorProto.FLOAT, ["n", 1, 24, 24])
     del proto.graph.input[:]
     proto.graph.input.extend([weight, image])
-    assert agent.onnx_interface(proto.SerializeToString()) == ("input", [None, 1, 24, 24], "logits")
+    assert onnx_files.onnx_interface(proto.SerializeToString()) == ("input", [None, 1, 24, 24], "logits")
     image.type.tensor_type.elem_type = onnx.TensorProto.FLOAT16
     del proto.graph.input[:]
     proto.graph.input.extend([image])
-    with pytest.raises(agent.RefusedError, match="must be float32"):
-        agent.onnx_interface(proto.SerializeToString())
+    with pytest.raises(errors.RefusedError, match="must be float32"):
+        onnx_files.onnx_interface(proto.SerializeToString())
 
 
 @pytest.mark.parametrize("content", [b"", b"garbage", os.urandom(999), b"\x08\x07" * 50, b"\x3a\xff\xff\xff"], ids=repr)
 def test_a_file_that_is_not_onnx(content: bytes) -> None:
-    with pytest.raises(agent.RefusedError, match="not an ONNX model"):
-        agent.onnx_interface(content)
+    with pytest.raises(errors.RefusedError, match="not an ONNX model"):
+        onnx_files.onnx_interface(content)
 
 
 def test_no_numpy_is_needed(
@@ -359,9 +364,9 @@ def test_engines_that_were_not_used_for_long_make_room(tmp_path: Path) -> None:
         (tmp_path / f"{index}.engine.json").write_text("{}")
         hours = (5, 9, 7, 0.5)[index]
         os.utime(path, (time.time() - 3600 * hours,) * 2)
-    agent._tidy(str(tmp_path), 2500)
+    tensorrt_build.tidy(str(tmp_path), 2500)
     assert {path.name for path in tmp_path.iterdir()} == {"0.engine", "3.engine", "0.engine.json", "3.engine.json"}
-    agent._tidy(str(tmp_path), 0)
+    tensorrt_build.tidy(str(tmp_path), 0)
     assert {path.name for path in tmp_path.glob("*.engine")} == {"3.engine"}  # used within the hour
 
 
@@ -509,7 +514,7 @@ def reason(**options: Any) -> str:
 def test_why_tensorrt_cannot_be_used_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     import shutil
 
-    if shutil.which("trtexec") or Path(agent.TRTEXEC).exists():
+    if shutil.which("trtexec") or Path(trtexec.TRTEXEC).exists():
         pytest.skip("this machine has trtexec")
     with pytest.raises(TargetError) as error:
         resolve_target(load_spec("target", "gpu-tensorrt"))

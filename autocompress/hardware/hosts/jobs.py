@@ -11,7 +11,6 @@ from typing import Any, Protocol
 
 from autocompress.hardware.records import Outcome
 
-AGENT_FILE = Path(__file__).resolve().parent.parent / "agent.py"
 """The file that runs on the host."""
 
 _FAULT = re.compile(r"\bassert|\bSIG[A-Z]{3,}\b|segmentation fault", re.IGNORECASE)

@@ -18,7 +18,8 @@ from pathlib import Path
 from typing import Any
 
 from autocompress.hardware.engines import PROGRAM_ENGINES
-from autocompress.hardware.hosts.jobs import AGENT_FILE, AgentJob, AgentReport, Death, phase_seconds, read_report
+from autocompress.hardware.hosts.agent_file import agent_file
+from autocompress.hardware.hosts.jobs import AgentJob, AgentReport, Death, phase_seconds, read_report
 
 _LOG_BYTES = 2**15
 
@@ -45,7 +46,7 @@ class LocalHost:
         request = {**job.request, "parent": os.getpid()}
         (folder / "request.json").write_text(json.dumps(request))
         answer_file, phase_file = folder / "answer.json", folder / "answer.json.phases"
-        command = [job.python or sys.executable, str(AGENT_FILE), "request.json", "answer.json"]
+        command = [job.python or sys.executable, str(agent_file()), "request.json", "answer.json"]
         with (folder / "stderr").open("wb") as errors:
             try:
                 process = subprocess.Popen(

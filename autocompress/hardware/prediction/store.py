@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from autocompress.errors import UserError
-from autocompress.hardware.agent import PROTOCOL
+from autocompress.hardware.agent.protocol import PROTOCOL
 from autocompress.hardware.prediction.predictor import Predictor
 from autocompress.hardware.targets import Engine, Target
 from autocompress.paths import cache_dir, make_dir, read_json, write_json
