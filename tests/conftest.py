@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -13,6 +14,10 @@ if TYPE_CHECKING:
     from autocompress.data.dataset import Dataset
 
 REPOSITORY = Path(__file__).resolve().parent.parent
+
+# A shell starts what it puts into the background with SIGINT ignored, and every process below inherits that: tests that
+# interrupt a program would wait for it in vain.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # Read by torch and the engines when they are imported, which is after this file.
 os.environ.setdefault("OMP_NUM_THREADS", "1")

@@ -238,7 +238,9 @@ def test_npy_files_are_written_without_numpy(tmp_path: Path, shape: tuple[int, .
     written = plain.create(str(tmp_path / "y.npy"), shape)
     for index in range(shape[0]):
         plain.put(
-            written, index, plain_arrays.Values([1, *shape[1:]], plain_arrays.numbers(values[index].ravel().tolist()))
+            written,
+            index,
+            plain_arrays.Values([1, *shape[1:]], plain_arrays.number_array(values[index].ravel().tolist())),
         )
     plain.finish(written)
     np.testing.assert_array_equal(np.load(tmp_path / "y.npy", allow_pickle=False), values)

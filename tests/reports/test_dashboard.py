@@ -14,20 +14,20 @@ from autocompress.reports.records import StudyView
 
 def test_a_note_of_ours_is_renewed_and_one_that_people_wrote_is_kept(view: StudyView) -> None:
     study = optuna.create_study(directions=["maximize", "minimize"])
-    publish(study, view_figure(view), study_note(view))
+    publish(study, [view_figure(view)], study_note(view))
     assert "Most accurate: trial 18" in get_note(study)
     assert "predicted, not measured" in get_note(study)
-    publish(study, view_figure(view), study_note(replace(view, front=(3,))))
+    publish(study, [view_figure(view)], study_note(replace(view, front=(3,))))
     assert "Most accurate: trial 3" in get_note(study)
     save_note(study, "mine")
-    publish(study, view_figure(view), study_note(view))
+    publish(study, [view_figure(view)], study_note(view))
     assert get_note(study) == "mine"
 
 
 def test_a_figure_replaces_the_one_before(view: StudyView) -> None:
     study = optuna.create_study(directions=["maximize", "minimize"])
     for shown in (view, replace(view, trials=view.trials[:4], front=(3,))):
-        publish(study, view_figure(shown))
+        publish(study, [view_figure(shown)])
     stored = study._storage.get_study_system_attrs(study._study_id)
     pieces = sorted((int(key.rsplit(":", 1)[1]), value) for key, value in stored.items() if FIGURE_ID in key)
     figure = json.loads("".join(piece for _, piece in pieces))
