@@ -34,6 +34,21 @@ def _own_folders(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
         yield
 
 
+@pytest.fixture
+def fast(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The shortest protocol in place of the default one."""
+    from autocompress.hardware import measure as module
+    from autocompress.hardware.settings import MeasureSettings
+
+    monkeypatch.setattr(
+        module,
+        "MeasureSettings",
+        lambda: MeasureSettings(
+            min_seconds=0.0, max_seconds=0.05, warmup_seconds=0.05, foreign_limit=1e9, agreement=None
+        ),
+    )
+
+
 @pytest.fixture(scope="session")
 def acdc() -> Path:
     """Folder of the ACDC data in the Synapse layout; set AUTOCOMPRESS_TEST_DATA to the folder that holds ``acdc``."""

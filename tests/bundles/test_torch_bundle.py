@@ -40,21 +40,6 @@ def folder(parts: Parts, program: Path, tmp_path: Path) -> Path:
     return tmp_path / "bundle"
 
 
-@pytest.fixture
-def fast(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The shortest protocol in place of the default one."""
-    from autocompress.hardware import measure as module
-    from autocompress.hardware.settings import MeasureSettings
-
-    monkeypatch.setattr(
-        module,
-        "MeasureSettings",
-        lambda: MeasureSettings(
-            min_seconds=0.0, max_seconds=0.05, warmup_seconds=0.05, foreign_limit=1e9, agreement=None
-        ),
-    )
-
-
 def test_its_files_and_its_readme(folder: Path, program: Path) -> None:
     manifest = read_manifest(folder)
     assert (manifest.model.file, manifest.model.engine) == ("model.safetensors", "torch")

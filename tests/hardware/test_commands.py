@@ -15,21 +15,6 @@ from autocompress.cli import main
 CPU = ("--target", "cpu-onnxruntime")
 
 
-@pytest.fixture
-def fast(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The shortest protocol in place of the default one."""
-    from autocompress.hardware import measure as module
-    from autocompress.hardware.settings import MeasureSettings
-
-    monkeypatch.setattr(
-        module,
-        "MeasureSettings",
-        lambda: MeasureSettings(
-            min_seconds=0.0, max_seconds=0.05, warmup_seconds=0.05, foreign_limit=1e9, agreement=None
-        ),
-    )
-
-
 def mistake(capsys: pytest.CaptureFixture[str], *arguments: object) -> str:
     """The one line that a wrong command gets."""
     assert main(["measure", *map(str, arguments)]) == 2

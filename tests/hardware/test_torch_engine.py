@@ -47,21 +47,6 @@ def program(target: Target, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return export_untrained(CONFIG, target.engines, folder, family="dae-former")["torch"]
 
 
-@pytest.fixture
-def fast(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The shortest protocol in place of the default one."""
-    from autocompress.hardware import measure as module
-    from autocompress.hardware.settings import MeasureSettings
-
-    monkeypatch.setattr(
-        module,
-        "MeasureSettings",
-        lambda: MeasureSettings(
-            min_seconds=0.0, max_seconds=0.05, warmup_seconds=0.05, foreign_limit=1e9, agreement=None
-        ),
-    )
-
-
 def layers(*sizes: int) -> nn.Module:
     """Convolutions of 3 x 3 between so many channels, without bias."""
     return nn.Sequential(*(nn.Conv2d(a, b, 3, padding=1, bias=False) for a, b in itertools.pairwise(sizes)))
