@@ -26,6 +26,11 @@ class Latency:
     p90_interval: tuple[float, float]
     runs: int
 
+    @property
+    def percentiles(self) -> dict[str, float]:
+        """p50, p90 and p99 by name."""
+        return {"p50": self.p50, "p90": self.p90, "p99": self.p99}
+
 
 @dataclass(frozen=True)
 class Measurement:

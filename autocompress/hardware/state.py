@@ -121,6 +121,14 @@ def host_state(*, seconds: float = 1.0, gpu: bool = False, root: Path = Path("/"
     )
 
 
+def wrong_power_mode(wanted: str | None, now: str | None) -> str | None:
+    """Why a machine is not in the power mode that a profile demands; None where it is, or where any will do."""
+    if wanted is None or wanted == now:
+        return None
+    told = "which this machine does not tell" if now is None else f"it is {now}"
+    return f"the profile demands the power mode {wanted}, {told}"
+
+
 def problems(state: HostState, power_mode: str | None = None) -> tuple[Problem, ...]:
     """What would make a measurement wrong now, with what to do about it; empty where nothing does.
 
@@ -129,9 +137,9 @@ def problems(state: HostState, power_mode: str | None = None) -> tuple[Problem, 
         power_mode: that the hardware profile demands; None for any.
     """
     found = [check(state) for check in _CHECKS]
-    if power_mode is not None and state.power_mode != power_mode:
-        now = "which this machine does not tell" if state.power_mode is None else f"it is {state.power_mode}"
-        found.append(Problem(f"the profile demands the power mode {power_mode}, {now}", f"set {power_mode} and see"))
+    what = wrong_power_mode(power_mode, state.power_mode)
+    if what is not None:
+        found.append(Problem(what, f"set {power_mode} and see"))
     return tuple(each for each in found if each is not None)
 
 

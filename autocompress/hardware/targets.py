@@ -5,13 +5,14 @@ from __future__ import annotations
 import importlib.util
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from autocompress.errors import TargetError
 from autocompress.hardware.agent.facts import host_facts
 from autocompress.hardware.engines import AGENT_ENGINES, PROGRAM_ENGINES, install_hint, licence_notice
 from autocompress.hardware.hosts import AgentJob, AgentReport, open_host
+from autocompress.hardware.state import wrong_power_mode
 
 if TYPE_CHECKING:
     from autocompress.specs.schemas import EngineSpec, HardwareProfile
@@ -207,9 +208,9 @@ def inspect_target(
                 unusable.append(Unusable(spec.name, reason, remedy, notice))
                 continue
             facts = report.answer["host"]
-            wrong_mode = _wrong_mode(profile, facts)
+            wrong_mode = wrong_power_mode(profile.power_mode, facts["power"]["mode"])
             if wrong_mode is not None:
-                unusable.append(replace(wrong_mode, name=spec.name, notice=notice))
+                unusable.append(Unusable(spec.name, wrong_mode, f"set {profile.power_mode}", notice))
                 continue
             engine = _engine(profile, spec, report, facts, notice)
             if engine.precisions:
@@ -228,15 +229,6 @@ def inspect_target(
         power_mode=profile.power_mode,
         latency_metric=profile.latency_metric,
     )
-
-
-def _wrong_mode(profile: HardwareProfile, facts: Mapping[str, Any]) -> Unusable | None:
-    """Why a host that is in another power mode than the profile demands is not measured."""
-    wanted, now = profile.power_mode, facts["power"]["mode"]
-    if wanted is None or wanted == now:
-        return None
-    told = "which this machine does not tell" if now is None else f"it is {now}"
-    return Unusable("", f"the profile demands the power mode {wanted}, {told}", f"set {wanted}")
 
 
 def _probe(

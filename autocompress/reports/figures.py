@@ -7,6 +7,7 @@ from collections.abc import Iterable, Sequence
 from html import escape
 from typing import TYPE_CHECKING, Any
 
+from autocompress.pareto import non_dominated
 from autocompress.reports import text
 from autocompress.reports.records import StudyView, TrialView
 
@@ -290,11 +291,7 @@ def _placed(view: StudyView, trials: Iterable[TrialView]) -> list[TrialView]:
 
 def _staircase(view: StudyView, front: Sequence[TrialView]) -> list[TrialView]:
     """The members that no other one beats in Dice and the latency shown here: with several targets not all of them."""
-    kept: list[TrialView] = []
-    for trial in sorted(front, key=lambda each: (view.latency(each) or 0.0, -(each.dice or 0.0))):
-        if not kept or (trial.dice or 0.0) > (kept[-1].dice or 0.0):
-            kept.append(trial)
-    return kept
+    return non_dominated(front, lambda each: (view.latency(each) or 0.0, -(each.dice or 0.0)))
 
 
 def _dice_range(view: StudyView) -> tuple[float, float]:

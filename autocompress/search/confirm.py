@@ -79,10 +79,9 @@ def confirm_member(values: Mapping[str, Any]) -> None:
     places = places_of(request, dataset, turnstile)
     sample = places[0].sample(config.resolution, count=2)
     files = (result.file, *(each.file for each in result.others))
-    before = (result.measurements, *(each.measurements for each in result.others))
     confirmed = [
         _confirm(request, place, seen_by(place, config, places), folder / file, earlier, sample, clock)
-        for place, file, earlier in zip(places, files, before, strict=True)
+        for place, file, earlier in zip(places, files, result.tried, strict=True)
     ]
     first = confirmed[0]
     # The lowest of all targets, as in the search.
@@ -216,7 +215,7 @@ def _confirm(
 def _percentiles(measurement: Measurement) -> dict[str, float]:
     latency = measurement.latency
     assert latency is not None  # else it could not be confirmed
-    return {"p50": latency.p50, "p90": latency.p90, "p99": latency.p99}
+    return latency.percentiles
 
 
 def _deployable(request: TrialRequest, dataset: Dataset, turnstile: Turnstile, sample: FloatArray) -> ModelFile:

@@ -14,10 +14,10 @@ from optuna.trial import TrialState
 
 from autocompress.config import CompressionConfig
 from autocompress.errors import ConfigError, UserError
+from autocompress.pareto import non_dominated
 from autocompress.search.executor import Ended
 from autocompress.search.ledger import Ledger, Stage
 from autocompress.search.limits import violations
-from autocompress.search.pareto import non_dominated
 from autocompress.search.plan import SearchPlan
 from autocompress.search.records import TrialResult
 from autocompress.search.space import ConfigSpace
@@ -289,10 +289,7 @@ class Driver:
         )
 
     def _latencies(self, result: TrialResult) -> dict[str, Any]:
-        """The latency on the first target, and by name on all where there are several."""
-        values = result.latencies_ms(self._plan.percentile)
-        several = {"latencies_ms": dict(zip(self._plan.target_names, values, strict=False))} if len(values) > 1 else {}
-        return {"latency_ms": values[0], **several}
+        return self._plan.told_latencies(result.latencies_ms(self._plan.percentile))
 
     def _tell_study(self, trial: optuna.Trial, result: TrialResult) -> None:
         # Attributes and constraints must be written before the trial is told.

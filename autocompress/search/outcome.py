@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from autocompress.config import CompressionConfig
+from autocompress.pareto import non_dominated
 from autocompress.search.limits import LIMITS, mega, violations
-from autocompress.search.pareto import non_dominated
 from autocompress.search.records import TrialResult
 from autocompress.specs.schemas import Constraints
 

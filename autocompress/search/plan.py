@@ -88,6 +88,11 @@ class SearchPlan:
         """Names of all targets."""
         return tuple(target.name for target in self.targets)
 
+    def told_latencies(self, values: Sequence[float | None]) -> dict[str, Any]:
+        """Latencies on the targets as events tell them: the first one's, and all by name where there are several."""
+        named = {"latencies_ms": dict(zip(self.target_names, values, strict=False))} if len(values) > 1 else {}
+        return {"latency_ms": values[0], **named}
+
     def identity(self) -> dict[str, Any]:
         """What must stay the same when a study is taken up again: trials are comparable only then."""
         training = dict(self.training)

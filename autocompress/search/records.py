@@ -157,9 +157,14 @@ class TrialResult:
         return _chosen(self.measurements)
 
     @property
+    def tried(self) -> tuple[tuple[Measurement, ...], ...]:
+        """The measurements on each target, in the study's order."""
+        return (self.measurements, *(each.measurements for each in self.others))
+
+    @property
     def chosen(self) -> tuple[Measurement | None, ...]:
         """The measurement by the chosen engine of each target, in the study's order."""
-        return (self.measurement, *(each.measurement for each in self.others))
+        return tuple(_chosen(each) for each in self.tried)
 
     def latency_ms(self, percentile: str) -> float | None:
         """The latency in milliseconds by the chosen engine of the first target."""

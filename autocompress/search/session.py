@@ -325,25 +325,17 @@ class _Session:
                         raise UserError(f"confirmation of trial {ended.key} failed: {ended.error}")
                     values = read_json(self.plan.folder / "trials" / f"{int(ended.key):04d}" / CONFIRM_FILE)
                     stage.add(values["seconds"])
-                    member = values["member"]
+                    member = FrontMember.from_dict(values["member"])
                     self.listen(
                         {
                             "event": "confirmed",
-                            "trial": member["trial"],
-                            "dice": member["dice"],
-                            "dice_test": member["dice_test"],
-                            "latency_ms": member["latency_ms"][self.plan.percentile],
-                            **self._elsewhere(member),
+                            "trial": member.trial,
+                            "dice": member.dice,
+                            "dice_test": member.dice_test,
+                            **self.plan.told_latencies(member.latencies_ms(self.plan.percentile)),
                         }
                     )
                 self.listen({"event": "tick", "spent": self.ledger.spent, "eta": None})
-
-    def _elsewhere(self, member: Mapping[str, Any]) -> dict[str, Any]:
-        """The confirmed latencies by target, where there are several."""
-        if not member["others"]:
-            return {}
-        named = {each["target"]: each["latency_ms"][self.plan.percentile] for each in member["others"]}
-        return {"latencies_ms": {self.plan.target.name: member["latency_ms"][self.plan.percentile], **named}}
 
     def _member(self, result: TrialResult) -> FrontMember:
         values = read_json(self._trial_folder(result) / CONFIRM_FILE)["member"]

@@ -182,12 +182,7 @@ class _Trial:
             ]
 
     def _too_dear(self, result: TrialResult) -> str:
-        for place, chosen, tried in zip(
-            self.places,
-            result.chosen,
-            (result.measurements, *(each.measurements for each in result.others)),
-            strict=True,
-        ):
+        for place, chosen, tried in zip(self.places, result.chosen, result.tried, strict=True):
             if chosen is None:
                 messages = "; ".join(each.message for each in tried) or "no engine could run it"
                 return self._of(place, messages)

@@ -126,7 +126,7 @@ def _measured(measurement: Measurement | None) -> dict[str, Any]:
         return {}
     latency = measurement.latency
     return {
-        "latency_ms": {"p50": latency.p50, "p90": latency.p90, "p99": latency.p99},
+        "latency_ms": latency.percentiles,
         "measured": measurement.measured,
         "disturbed": measurement.disturbed,
         "engine": measurement.engine,

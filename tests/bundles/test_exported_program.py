@@ -25,15 +25,8 @@ from autocompress.bundles.exported_program import (
 from autocompress.config import CompressionConfig
 from autocompress.errors import ConfigError, UserError
 from autocompress.hardware.agent import errors, narrowing, programs
-from autocompress.models import build
 
-
-def network(config: CompressionConfig, in_channels: int = 1, family: str = "dae-former") -> nn.Module:
-    torch.manual_seed(0)
-    model = build(family, config, in_channels=in_channels, num_classes=3)
-    for parameter in model.parameters():
-        parameter.data += torch.randn_like(parameter) * (0.1 if parameter.dim() == 1 else 0.03)
-    return model
+from .test_export import network
 
 
 @pytest.fixture

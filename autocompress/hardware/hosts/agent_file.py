@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import io
 import zipfile
@@ -29,6 +30,7 @@ def agent_file() -> Path:
     return path
 
 
+@functools.cache  # an agent is started some ten times in a trial, and the folder stays as it is
 def _archive() -> bytes:
     """The same bytes for the same files, on every machine and at any time."""
     files = {"__main__.py": _MAIN.encode()}

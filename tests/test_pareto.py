@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from autocompress.search.pareto import non_dominated
+from autocompress.pareto import non_dominated
 
 
 def front(*costs: tuple[float, ...]) -> list[int]:
