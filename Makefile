@@ -1,4 +1,4 @@
-# `make help` tells the targets. Nothing is installed outside .venv/.
+# `make help` tells the targets. Nothing is installed outside .venv/, but for the sshd below.
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
@@ -39,12 +39,26 @@ $(STAMP): pyproject.toml constraints.txt | $(BIN)/python
 search: $(STAMP)  ## search on the built-in phantoms: eight minutes, results in runs/
 	$(BIN)/autocompress search --study phantoms --out runs $(ARGS)
 
+# The tests of boards over SSH start a real sshd on 127.0.0.1, and are skipped where there is none. It is installed where
+# that asks for no password and starts no service (under systemd the package would listen on port 22 from then on).
+SUDO := $(if $(filter 0,$(shell id -u)),,sudo -n)
+APT_INSTALL := $(SUDO) env DEBIAN_FRONTEND=noninteractive apt-get -qq -o DPkg::Lock::Timeout=60 install -y --no-install-recommends
+
+.PHONY: sshd
+sshd:
+	@PATH="$$PATH:/usr/sbin:/usr/local/sbin:/sbin"; \
+	if command -v sshd && command -v ssh-keygen; then exit 0; fi >/dev/null; \
+	if command -v apt-get && [ ! -d /run/systemd/system ] && $(SUDO) true && \
+	  { $(APT_INSTALL) openssh-server || { $(SUDO) apt-get -qq update && $(APT_INSTALL) openssh-server; }; }; then exit 0; fi \
+	  >/dev/null 2>&1; \
+	echo "note: no sshd here, so the tests over SSH are skipped; apt-get install openssh-server would bring it" >&2
+
 .PHONY: test
-test: $(STAMP)  ## run the tests
+test: $(STAMP) sshd  ## run the tests
 	$(BIN)/python -m pytest $(ARGS)
 
 .PHONY: test-slow
-test-slow: $(STAMP)  ## run the tests that take minutes
+test-slow: $(STAMP) sshd  ## run the tests that take minutes
 	$(BIN)/python -m pytest -m 'slow and not gpu and not arm64' $(ARGS)
 
 .PHONY: lint

@@ -37,6 +37,10 @@ class TargetError(UserError):
     """A target that cannot be used here: engine not installed, host out of reach, capability missing."""
 
 
+class HeldBackError(TargetError):
+    """The host of a target was lost in the middle of a trial, which is held back and asked again later."""
+
+
 class BundleError(UserError):
     """A bundle that is missing, damaged, or does not do what its manifest says."""
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,6 +24,12 @@ from autocompress.data.dataset import FloatArray, LabelArray
 from autocompress.data.preprocess import to_native, to_network
 from autocompress.errors import BundleError, UserError
 
+if TYPE_CHECKING:
+    from autocompress.hardware.targets import Target
+
+REMOTE_BATCH = 32
+"""Slices that are sent to another machine at once."""
+
 
 class Bundle:
     """A bundle that was opened with `load`.
@@ -33,10 +39,13 @@ class Bundle:
         manifest: what it says about itself.
     """
 
-    def __init__(self, path: Path, manifest: Manifest, run: Callable[[FloatArray], FloatArray]) -> None:
+    def __init__(
+        self, path: Path, manifest: Manifest, run: Callable[[FloatArray], FloatArray], *, batch: int = 1
+    ) -> None:
         self.path = path
         self.manifest = manifest
         self._run = run
+        self._batch = batch  # slices that `run` takes at once
 
     @property
     def config(self) -> CompressionConfig:
@@ -77,14 +86,17 @@ class Bundle:
         expected = (self.manifest.in_channels, side, side)
         if inputs.ndim != 4 or inputs.shape[1:] != expected or inputs.shape[0] == 0:
             raise BundleError(f"network input has shape {inputs.shape} instead of N x {' x '.join(map(str, expected))}")
-        answers = [self._run(one[None].astype(np.float32)) for one in inputs]
+        parts = (inputs[start : start + self._batch] for start in range(0, len(inputs), self._batch))
+        answers = [self._run(part.astype(np.float32)) for part in parts]
         return np.concatenate(answers).astype(np.float32, copy=False)
 
     def _labels(self, slices: FloatArray) -> Iterator[LabelArray]:
-        """One slice at a time: logits at the original size can be many times as large as the image."""
+        """A few slices at a time: logits at the original size can be many times as large as the image."""
         height, width = slices.shape[-2:]
-        for one in slices:
-            yield to_native(self.logits(to_network(one[None], self.config.resolution)), (height, width))
+        for start in range(0, len(slices), self._batch):
+            logits = self.logits(to_network(slices[start : start + self._batch], self.config.resolution))
+            for one in logits:
+                yield to_native(one[None], (height, width))
 
     def _slices(self, array: NDArray[Any]) -> tuple[FloatArray, bool]:
         """Slices x channels x height x width in 0 to 1, and whether the caller gave a single slice."""
@@ -132,6 +144,33 @@ def load(path: str | Path, *, threads: int | None = None) -> Bundle:
     file = checked_file(folder, manifest, manifest.deployable_model.file)
     open_model = _program if is_exported_program(file) else _session
     return Bundle(folder, manifest, open_model(file, folder, manifest, threads))
+
+
+def load_on(path: str | Path, target: Target) -> Bundle:
+    """Open a bundle whose network runs on a target, such as a board that is reached over SSH.
+
+    Args:
+        path: folder of the bundle.
+        target: with an engine for one of the bundle's model files.
+
+    Raises:
+        BundleError: there is no bundle, it is damaged, or the target has no engine for it.
+    """
+    from autocompress.bundles.serving import serving_on
+    from autocompress.hardware.infer import EngineError, infer
+
+    folder = Path(path)
+    manifest = read_manifest(folder)
+    serving = serving_on(folder, manifest, target)
+    file = checked_file(folder, manifest, serving.model.file)
+
+    def run(images: FloatArray) -> FloatArray:
+        try:
+            return next(infer(file, serving.engine, target, [images], precision=serving.precision))
+        except EngineError as error:
+            raise BundleError(f"{target.name}: {error}") from error
+
+    return Bundle(folder, manifest, run, batch=REMOTE_BATCH)
 
 
 def _session(file: Path, folder: Path, manifest: Manifest, threads: int | None) -> Callable[[FloatArray], FloatArray]:

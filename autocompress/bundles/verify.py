@@ -131,6 +131,26 @@ def verify_bundle(path: str | Path, *, remeasure: bool = True, target: Target | 
     return report(tuple(checks), tuple(measurements))
 
 
+def verify_serving(path: str | Path, model: Model, serving: Serving) -> VerifyReport:
+    """Whether one file of a bundle gives its recorded outputs in a certain engine, and how fast it is there.
+
+    Args:
+        path: folder of the bundle.
+        model: one of its files.
+        serving: target and engine, such as those of a board.
+
+    Raises:
+        BundleError: the bundle has no proper manifest or samples.
+    """
+    folder = Path(path)
+    manifest = read_manifest(folder)
+    checks = [_run(f"parity of {model.file}", lambda: _parity(folder, manifest, model, serving))]
+    if not checks[0].ok:
+        return VerifyReport(folder, tuple(checks))
+    check, measurement = _latency(folder, manifest, model, serving)
+    return VerifyReport(folder, (*checks, check), () if measurement is None else (measurement,))
+
+
 def _run(name: str, work: Callable[[], str]) -> Check:
     try:
         return Check(name, "passed", work())

@@ -10,8 +10,7 @@ import argparse
 import json
 from typing import TYPE_CHECKING, Any
 
-from autocompress.cli.arguments import engine_names
-from autocompress.cli.probe import check_reachable
+from autocompress.cli.arguments import add_host_argument, engine_names, with_hosts
 from autocompress.errors import ExitCode, TargetError, UserError
 
 if TYPE_CHECKING:
@@ -29,6 +28,7 @@ HELP = "measure some networks on a target and learn to predict the others"
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments of ``autocompress calibrate``."""
     parser.add_argument("target", metavar="TARGET", help="hardware profile by name or path")
+    add_host_argument(parser)
     parser.add_argument("--measurements", metavar="N", type=int, default=50, help="configurations to measure [50]")
     parser.add_argument(
         "--space",
@@ -54,8 +54,7 @@ def run(args: argparse.Namespace) -> int:
     from autocompress.specs.library import load_spec
 
     _check(args)
-    profile = load_spec("target", args.target)
-    check_reachable(profile)
+    profile = with_hosts(load_spec("target", args.target), args)
     target = resolve_target(profile, engines=engine_names(args.engines))
     configs = spread(
         candidates(calibration_space(target, args.space), args.family, target), args.measurements, args.seed

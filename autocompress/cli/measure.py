@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
-from autocompress.cli.arguments import engine_names
+from autocompress.cli.arguments import add_host_argument, engine_names, with_hosts
 from autocompress.config import PRECISIONS, CompressionConfig
 from autocompress.errors import ExitCode, TargetError, UserError
 
@@ -50,6 +50,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--target", metavar="NAME", default="cpu", help="hardware profile by name or path (default cpu)"
     )
+    add_host_argument(parser)
     parser.add_argument("--engines", metavar="A,B", help="only these engines of the target")
     parser.add_argument("--threads", metavar="N", type=int, help="threads of the engines; the profile's by default")
     parser.add_argument(
@@ -76,7 +77,7 @@ def run(args: argparse.Namespace) -> int:
     source = Path(args.model)
     if not source.exists():
         raise UserError(f"{source}: no such file or folder; give an ONNX file, a bundle or a configuration as JSON")
-    profile = _with_threads(load_spec("target", args.target), args.threads)
+    profile = with_hosts(_with_threads(load_spec("target", args.target), args.threads), args)
     target = find_target(profile, engines=engine_names(args.engines), predict=args.predict)
     with tempfile.TemporaryDirectory(prefix="autocompress-measure-") as scratch:
         subject = _subject(source, args, target, Path(scratch))

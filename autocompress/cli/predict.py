@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from autocompress.cli.arguments import add_host_argument, with_hosts
 from autocompress.errors import ExitCode, UserError
 
 _SCALING = {
@@ -32,6 +33,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--overlay", metavar="PNG", type=Path, help="also write a picture of the labels on the image")
     parser.add_argument("--slices", metavar="N", type=int, default=4, help="slices of a volume in the picture [4]")
     parser.add_argument("--threads", metavar="N", type=int, help="threads of the engine [all cores]")
+    add_host_argument(parser)
+    parser.add_argument("--target", metavar="NAME", help="with --host: hardware profile [the bundle's]")
     parser.add_argument("--json", action="store_true", help="print one JSON object")
 
 
@@ -42,7 +45,7 @@ def run(args: argparse.Namespace) -> int:
     from autocompress.data.overlay import write_overlay
 
     _check_outputs(args)
-    bundle = load(args.bundle, threads=args.threads)
+    bundle = _on_host(args) if args.host else load(args.bundle, threads=args.threads)
     image = read_image(args.input, in_channels=bundle.manifest.in_channels)
     begun = time.perf_counter()
     labels = bundle.predict(image.pixels)
@@ -68,8 +71,23 @@ def run(args: argparse.Namespace) -> int:
     return ExitCode.DONE
 
 
+def _on_host(args: argparse.Namespace) -> Any:
+    """The bundle with its network on another machine."""
+    from autocompress.bundles import read_manifest
+    from autocompress.bundles.inference import load_on
+    from autocompress.hardware.targets import resolve_target
+    from autocompress.specs.library import load_spec
+
+    if args.threads is not None:
+        raise UserError("--threads goes with the engine here, not with --host; the profile says how many there")
+    name = args.target or read_manifest(args.bundle).target
+    return load_on(args.bundle, resolve_target(with_hosts(load_spec("target", name), args)))
+
+
 def _check_outputs(args: argparse.Namespace) -> None:
     """Tell what cannot be written before any work is done."""
+    if args.target is not None and not args.host:
+        raise UserError("--target goes with --host USER@BOARD; without it a bundle runs here")
     if args.slices < 1:
         raise UserError(f"--slices must be at least 1, not {args.slices}")
     for option, path in (("--out", args.out), ("--overlay", args.overlay)):

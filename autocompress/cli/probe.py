@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
-from autocompress.cli.arguments import engine_names
+from autocompress.cli.arguments import add_host_argument, engine_names, with_hosts
 from autocompress.errors import ExitCode, TargetError
 
 if TYPE_CHECKING:
@@ -20,62 +23,120 @@ NAME = "probe"
 HELP = "reach a target: what it can do, its state, and whether it can be measured now"
 
 
+@dataclass(frozen=True)
+class Finding:
+    """What was found on one host.
+
+    Attributes:
+        place: its name, as its address or ``local``.
+        target: what can be used there.
+        state: of the host.
+        problems: what is wrong with it.
+        refusal: why the target cannot be used there; None where it can.
+    """
+
+    place: str
+    target: Target
+    state: HostState
+    problems: tuple[Problem, ...]
+    refusal: str | None
+
+    @property
+    def measurable(self) -> bool:
+        """Whether figures from there would be right now."""
+        return self.refusal is None and not any(each.spoils for each in self.problems)
+
+
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments of ``autocompress probe``."""
     parser.add_argument("target", metavar="TARGET", help="hardware profile by name or path")
+    add_host_argument(parser)
     parser.add_argument("--engines", metavar="A,B", help="only these engines of the target")
     parser.add_argument("--json", action="store_true", help="print one JSON object")
 
 
 def run(args: argparse.Namespace) -> int:
-    """Look at one target."""
-    from autocompress.hardware.state import host_state, problems
-    from autocompress.hardware.targets import resolve_target
+    """Look at one target, on each of its hosts.
+
+    Raises:
+        TargetError: it cannot be used on one of them; what was found out is printed before.
+    """
     from autocompress.specs.library import load_spec
 
-    profile = load_spec("target", args.target)
-    check_reachable(profile)
-    target = resolve_target(profile, engines=engine_names(args.engines))
-    state = host_state(gpu=profile.device != "cpu")
-    found = problems(state, profile.power_mode)
+    profiles = _on_each_host(with_hosts(load_spec("target", args.target), args))
+    engines = engine_names(args.engines)
+    refusals: list[str] = []
+    plain: list[dict[str, Any]] = []
+    for profile in profiles:
+        try:
+            found = _look(profile, engines)
+        except TargetError as error:
+            if len(profiles) == 1:
+                raise
+            # The other boards are looked at all the same.
+            refusals.append(str(error))
+            plain.append({"target": profile.name, "place": profile.host.address[0], "error": str(error)})
+            continue
+        if found.refusal is not None:
+            refusals.append(found.refusal)
+        if args.json:
+            plain.append(_plain(found))
+        else:
+            _show(found, several=len(profiles) > 1)
     if args.json:
-        print(json.dumps(_plain(target, state, found)))
-    else:
-        _show(target, state, found)
+        print(json.dumps(plain[0] if len(profiles) == 1 else {"hosts": plain}))
+    sys.stdout.flush()
+    if refusals:
+        raise TargetError("; ".join(dict.fromkeys(refusals)))
     return ExitCode.DONE
 
 
-def check_reachable(profile: HardwareProfile) -> None:
-    """Refuse a target on another machine.
-
-    Raises:
-        TargetError: its host is not this machine.
-    """
-    if profile.host.kind != "local":
-        where = profile.host.address or "another machine"
-        raise TargetError(
-            f"target {profile.name} is on {where} (host {profile.host.kind}), which this version cannot reach; "
-            "run autocompress there, with a profile whose host is local"
-        )
+def _on_each_host(profile: HardwareProfile) -> list[HardwareProfile]:
+    """The profile, or one for each of several hosts."""
+    if len(profile.host.address) < 2:
+        return [profile]
+    hosts = [profile.host.model_copy(update={"address": (address,)}) for address in profile.host.address]
+    return [profile.model_copy(update={"host": host}) for host in hosts]
 
 
-def _plain(target: Target, state: HostState, found: tuple[Problem, ...]) -> dict[str, Any]:
-    values = target.to_dict()
+def _look(profile: HardwareProfile, engines: Sequence[str] | None) -> Finding:
+    from autocompress.hardware.hosts import open_host
+    from autocompress.hardware.state import host_state, problems
+    from autocompress.hardware.targets import inspect_target
+
+    host = open_host(profile.host)
+    # The state first: asking the engines is work, which heats and fills a board.
+    state = host_state(host, gpu=profile.device != "cpu")
+    target = inspect_target(profile, engines=engines)
+    wanted = [each for each in target.unusable if engines is not None and each.name in engines]
+    refusal = None
+    if wanted or not target.engines:
+        reasons = "; ".join(each.line for each in wanted or target.unusable)
+        where = "here" if profile.host.kind == "local" else f"on {host.name}"
+        refusal = f"target {profile.name} cannot be used {where}: {reasons}"
+    found = problems(state, profile.power_mode, profile.memory_bytes)
+    return Finding(host.name, target, state, found, refusal)
+
+
+def _plain(found: Finding) -> dict[str, Any]:
+    values = found.target.to_dict()
     return {
-        "target": target.name,
+        "target": found.target.name,
+        "place": found.place,
         **{name: values[name] for name in ("device", "engines", "unusable", "host", "memory_bytes", "power_mode")},
-        "state": state.to_dict(),
-        "measurable": not found,
-        "problems": [vars(each) for each in found],
+        "state": found.state.to_dict(),
+        "measurable": found.measurable,
+        "problems": [asdict(each) for each in found.problems],
     }
 
 
-def _show(target: Target, state: HostState, found: tuple[Problem, ...]) -> None:
+def _show(found: Finding, *, several: bool) -> None:
     from rich.console import Console
     from rich.table import Table
 
+    target, state, place = found.target, found.state, found.place
     console = Console()
-    table = Table(title=f"target {target.name}")
+    table = Table(title=f"target {target.name}" + ("" if place == "local" else f" on {place}"))
     for name in ("engine", "version", "precisions", "prune patterns", "opset", "threads"):
         table.add_column(name, justify="right" if name in ("opset", "threads") else "left", overflow="fold")
     for engine in target.engines:
@@ -88,7 +149,10 @@ def _show(target: Target, state: HostState, found: tuple[Problem, ...]) -> None:
             str(engine.opset),
             str(engine.threads),
         )
-    console.print(table)
+    if target.engines:
+        console.print(table)
+    else:
+        _line(console, str(table.title))
     for other in target.unusable:
         _line(console, f"not used: {other.line}")
     for name, text in _facts(target, state):
@@ -96,12 +160,19 @@ def _show(target: Target, state: HostState, found: tuple[Problem, ...]) -> None:
     for engine in target.engines:
         if engine.notice:
             _line(console, f"note: {engine.notice}")
-    if not found:
-        _line(console, f"verdict: {target.name} can be measured now")
-        return
-    _line(console, f"verdict: {target.name} is not in a state to be measured")
-    for each in found:
+    _line(console, f"verdict: {target.name} {_verdict(found)}")
+    for each in found.problems:
         _line(console, f"  {each.what}: {each.remedy}")
+    if several:
+        _line(console, "")
+
+
+def _verdict(found: Finding) -> str:
+    if found.refusal is not None:
+        return "cannot be used"
+    if not found.measurable:
+        return "is not in a state to be measured"
+    return "can be measured now, but" if found.problems else "can be measured now"
 
 
 def _line(console: Console, text: str) -> None:
@@ -120,8 +191,35 @@ def _facts(target: Target, state: HostState) -> list[tuple[str, str]]:
     ]
     if target.power_mode is not None:
         facts.append(("power mode", f"{state.power_mode or 'not told'}; the profile demands {target.power_mode}"))
+    elif state.board is not None:
+        facts.append(("power mode", state.power_mode or "not told"))
+    if state.board is not None:
+        facts += _board(state.board)
     facts += [("gpu", _gpu(each)) for each in state.gpus]
     return facts
+
+
+def _board(board: Mapping[str, Any]) -> list[tuple[str, str]]:
+    watched = board.get("watched") or {}
+    release = f"JetPack {board['jetpack'] or 'not known'} (L4T {board['l4t'] or 'not told'})"
+    now, most = board["gpu_clock_mhz"], board["gpu_max_clock_mhz"]
+    if now is None and watched.get("gpu_clock_mhz"):
+        now = watched["gpu_clock_mhz"]["median"]
+    gpu = "not told" if now is None else f"{now:.0f} MHz now" + ("" if most is None else f", {most:.0f} MHz at most")
+    locked = {
+        None: "whether the clocks are locked is not told",
+        True: "the clocks are locked",
+        False: "the clocks follow the load",
+    }[board["clocks_locked"]]
+    power = "not told" if watched.get("power_w") is None else f"{watched['power_w']:.1f} W now, by {watched['rail']}"
+    alarms = "not told" if board["overcurrent"] is None else str(board["overcurrent"] + board.get("new_overcurrent", 0))
+    desktop = {None: "not told", True: "runs", False: "none"}[board["desktop"]]
+    return [
+        ("board", f"{board['model'] or 'not told'}, {release}"),
+        ("gpu", f"{gpu}; {locked}"),
+        ("power", f"{power}; over-current alarms: {alarms}"),
+        ("swap", f"{_gb(board['swap_bytes'])}, {_gb(board['swap_disk_bytes'])} of it on disk; desktop: {desktop}"),
+    ]
 
 
 def _memory(state: HostState, target: Target) -> str:

@@ -13,7 +13,7 @@ import numpy as np
 
 from autocompress.data.dataset import FloatArray
 from autocompress.hardware.engines import build_seconds
-from autocompress.hardware.hosts import AgentJob, AgentReport, Host, open_host
+from autocompress.hardware.hosts import AgentJob, AgentReport, Host
 from autocompress.hardware.records import Outcome
 from autocompress.hardware.targets import Engine, Target
 from autocompress.hardware.turnstile import Turnstile
@@ -77,7 +77,7 @@ def infer(
         chosen = stand_in_for(chosen)
         if chosen.name == "torch" and precision == "fp16":
             precision = "fp32"  # torch has no fp16 on a processor, and the file holds float32
-    host = open_host("local" if target.predicted else target.host_kind)
+    host = target.open_host()
     for chunk in _chunks(inputs, chunk_bytes):
         yield from _infer(model, chosen, host, chunk, precision, turnstile, timeout_seconds)
 

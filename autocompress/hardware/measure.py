@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
@@ -16,13 +16,17 @@ from autocompress.data.dataset import FloatArray
 from autocompress.hardware.cache import LatencyCache, measurement_key
 from autocompress.hardware.engines import build_seconds
 from autocompress.hardware.gate import refuse_config, refuse_model
-from autocompress.hardware.hosts import AgentJob, AgentReport, Host, open_host
+from autocompress.hardware.hosts import AgentJob, AgentReport, Host
 from autocompress.hardware.infer import engine_request, model_name
 from autocompress.hardware.predicted import predicted_measurement
 from autocompress.hardware.records import Latency, Measurement
 from autocompress.hardware.settings import MeasureSettings
+from autocompress.hardware.state import mode_remedy, wrong_power_mode
 from autocompress.hardware.targets import Engine, Target
 from autocompress.hardware.turnstile import Turnstile
+
+BOARD_PATIENCE = 3
+"""Time-outs on a host over SSH are so many times as long: boards are slow, and trtexec loads an engine for each run."""
 
 
 @dataclass(frozen=True)
@@ -110,7 +114,7 @@ def measure(
             if known is not None:
                 results.append(known)
                 continue
-        result = _measure(path, engine, target, open_host(target.host_kind), inputs, number_format, wanted, room)
+        result = _measure(path, engine, target, target.open_host(), inputs, number_format, wanted, room)
         if cache is not None and key is not None:
             cache.put(key, result)
         results.append(result)
@@ -150,13 +154,18 @@ def _measure(
                 request,
                 {model_name(engine): model, "input.npy": sample},
                 python=engine.python,
-                timeout_seconds=settings.timeout_seconds,
+                timeout_seconds=(BOARD_PATIENCE if target.remote else 1) * settings.timeout_seconds,
                 build_seconds=min(build_seconds(engine.name), settings.build_seconds),
                 memory_bytes=target.memory_bytes,
             )
         )
     if report.outcome != "ok":
         return _failure(engine, target, report, precision)
+    wrong_mode = wrong_power_mode(target.power_mode, report.answer["host"]["power"]["mode"])
+    if wrong_mode is not None and target.power_mode is not None:  # somebody changed it after the target was looked at
+        remedy = mode_remedy(target.power_mode, report.answer["host"].get("board"))
+        text = f"{engine.name}: {target.open_host().name}: {wrong_mode}; {remedy}"
+        return _failure(engine, target, replace(report, outcome="lost", message=text), precision)
     timed = report.answer["time"]
     return Measurement(
         engine=engine.name,
@@ -202,5 +211,5 @@ def _conditions(engine: Engine, target: Target, report: AgentReport, precision: 
         "python": process.get("python"),
         "phases": report.answer.get("phases", {}),
         "engine_details": report.answer.get("details", {}),
-        **({"gpu": host["gpu"]} if host.get("gpu") else {}),
+        **{name: host[name] for name in ("gpu", "board") if host.get(name)},
     }

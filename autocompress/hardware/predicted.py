@@ -14,7 +14,7 @@ from autocompress.hardware.prediction.predictor import Prediction, Predictor
 from autocompress.hardware.prediction.seeds import seeded
 from autocompress.hardware.prediction.store import PredictorKey, load_predictor
 from autocompress.hardware.records import Latency, Measurement
-from autocompress.hardware.targets import Engine, Target, Unusable, inspect_target, resolve_target
+from autocompress.hardware.targets import Engine, Target, Unusable, at_hand, inspect_target, resolve_target
 
 if TYPE_CHECKING:
     from autocompress.specs.schemas import HardwareProfile
@@ -24,7 +24,7 @@ THREADS = 4
 
 
 def find_target(profile: HardwareProfile, *, engines: Sequence[str] | None = None, predict: bool = False) -> Target:
-    """A target that is measured where it is at hand, and predicted where it is elsewhere or that is asked for.
+    """A target that is measured where it is at hand, and predicted where nobody said where it is or that is asked for.
 
     Args:
         profile: see `autocompress.specs.schemas.HardwareProfile`.
@@ -34,7 +34,7 @@ def find_target(profile: HardwareProfile, *, engines: Sequence[str] | None = Non
     Raises:
         TargetError: as `autocompress.hardware.targets.resolve_target`; the text names ``--predict``.
     """
-    if predict or profile.host.kind != "local":
+    if predict or not at_hand(profile):
         return predicted_target(profile, engines=engines)
     try:
         return with_predictors(resolve_target(profile, engines=engines))
@@ -62,7 +62,9 @@ def predicted_target(profile: HardwareProfile, *, engines: Sequence[str] | None 
     for spec in profile.engines:
         if spec.name in here:
             chosen.append(here[spec.name])
-        elif (engines is None and spec.on_request) or (engines is not None and spec.name not in engines):
+        elif (engines is None and (spec.on_request or spec.fallback)) or (
+            engines is not None and spec.name not in engines
+        ):
             left += [each for each in found.unusable if each.name == spec.name]
         else:
             chosen.append(
@@ -73,24 +75,24 @@ def predicted_target(profile: HardwareProfile, *, engines: Sequence[str] | None 
                     prune_patterns=tuple(spec.prune_patterns),
                     opset=spec.opset,
                     threads=spec.threads or THREADS,
-                    device=profile.device,
+                    device=spec.device or profile.device,
                     notice=spec.notice or licence_notice(spec.name),
                     options=dict(spec.options),
                 )
             )
     if not chosen:
         raise TargetError(f"target {profile.name}: {'; '.join(each.line for each in left)}")
-    at_hand = bool(here)
+    real = bool(here)
     target = replace(
         found,
         engines=tuple(chosen),
         unusable=tuple(left),
         predicted=True,
-        host=found.host if at_hand else {"name": f"{profile.name} (not at hand)"},
+        host=found.host if real else {"name": f"{profile.name} (not at hand)"},
     )
     predictors = {}
     for engine in chosen:
-        known = load_predictor(PredictorKey.of(target, engine)) if at_hand else None
+        known = load_predictor(PredictorKey.of(target, engine)) if real else None
         predictors[engine.name] = (known or seeded(profile)).to_dict()
     return replace(target, predictors=predictors)
 
@@ -99,6 +101,12 @@ def with_predictors(target: Target) -> Target:
     """A target at hand with the predictors of those of its engines that were calibrated on it."""
     known = {engine.name: load_predictor(PredictorKey.of(target, engine)) for engine in target.engines}
     return replace(target, predictors={name: each.to_dict() for name, each in known.items() if each is not None})
+
+
+def with_all_predictors(target: Target, profile: HardwareProfile) -> Target:
+    """A target with a predictor for each engine: the calibrated one, or one from published figures or peak numbers."""
+    seed = seeded(profile).to_dict()
+    return replace(target, predictors={engine.name: seed for engine in target.engines} | dict(target.predictors))
 
 
 def basis_of(target: Target) -> str:

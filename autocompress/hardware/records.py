@@ -44,10 +44,10 @@ class Measurement:
         message: one line for people where the outcome is not ``ok`` ("deepsparse: SIGSEGV while compiling").
         latency: present exactly where the outcome is ``ok``.
         peak_memory_bytes: peak resident memory of the engine's process, where known.
-        energy_joules: energy for one inference over the timed runs, where the device tells it: of the whole GPU, or of
-            the processor's packages, whatever else they did; None where unknown.
+        energy_joules: energy for one inference over the timed runs, where the device tells it: of the whole GPU, of the
+            processor's packages or of a board's input, whatever else they did; None where unknown.
         measured: False where the figures are predicted.
-        disturbed: True where foreign load stayed above its limit in every attempt.
+        disturbed: True where foreign load stayed above its limit in every attempt, or a board was slowed down.
         conditions: threads, affinity, CPU model, clocks, governor, power mode, temperatures, foreign load, GPU, ...
     """
 

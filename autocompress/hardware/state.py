@@ -1,36 +1,29 @@
-"""In which state this machine is right now: clocks, temperatures, memory, load, and what of it spoils measurements."""
+"""In which state a host is right now: clocks, temperatures, memory, load, and what of it spoils measurements."""
 
 from __future__ import annotations
 
-import subprocess
-import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from autocompress.hardware.agent import facts, protocol
+from autocompress.errors import TargetError
+from autocompress.hardware.hosts import AgentJob, Host, LocalHost
 from autocompress.hardware.settings import MeasureSettings
 
 CLOSE_TO_LIMIT = 3.0
 """Degrees below a zone's limit from which the clocks may drop during a measurement."""
-_GPU_FIELDS = {
-    "name": "name",
-    "clock_mhz": "clocks.sm",
-    "max_clock_mhz": "clocks.max.sm",
-    "temperature_c": "temperature.gpu",
-    "memory_bytes": "memory.total",
-    "memory_free_bytes": "memory.free",
-}
+SMALL_BOARD = 4.5e9
+"""Bytes of memory up to which a Jetson has none to spare: of 4 GB it tells 3956 MB."""
 
 
 @dataclass(frozen=True)
 class HostState:
-    """What this machine tells of itself; None or empty where the kernel does not say.
+    """What a host tells of itself; None or empty where its kernel does not say.
 
     Attributes:
         cpu_model: name of the processor or the board.
-        cores, physical_cores: that this process may use.
+        cores, physical_cores: that a process of ours may use.
         memory_bytes, memory_free_bytes: in all, and to be had without swapping.
         clocks_mhz: of each core now.
         max_clock_mhz: that the processor can have.
@@ -45,6 +38,10 @@ class HostState:
         gpus: of each NVIDIA GPU ``name``, clocks, temperature and memory, where they were asked for.
         foreign_load: of everybody else during the sample, in cores; what a hypervisor took is included.
         stolen: what the hypervisor took, in cores.
+        board: of a Jetson ``model``, ``l4t``, ``jetpack``, ``mode``, ``mode_id``, ``modes``, ``clocks_locked``,
+            ``gpu_clock_mhz``, ``gpu_max_clock_mhz``, ``swap_bytes``, ``swap_disk_bytes``, ``desktop``,
+            ``overcurrent`` (alarms since it was started), ``new_overcurrent`` (during the sample), ``tegrastats`` (its
+            place) and ``watched`` (what it told during the sample); None on other machines.
     """
 
     cpu_model: str
@@ -65,6 +62,13 @@ class HostState:
     gpus: tuple[Mapping[str, Any], ...] = ()
     foreign_load: float | None = None
     stolen: float | None = None
+    board: Mapping[str, Any] | None = None
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> HostState:
+        """Build from plain values, as the agent gives them."""
+        lists = {name: tuple(values[name]) for name in ("clocks_mhz", "gpus")}
+        return cls(**{**values, **lists})
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, ready for JSON."""
@@ -73,52 +77,40 @@ class HostState:
 
 @dataclass(frozen=True)
 class Problem:
-    """Something that would make a measurement wrong.
+    """Something that would make a measurement wrong, or something else fail.
 
     Attributes:
         what: one line.
         remedy: what to do about it.
+        spoils: whether it falsifies measurements; else it only takes memory that a model may want.
     """
 
     what: str
     remedy: str
+    spoils: bool = True
 
 
-def host_state(*, seconds: float = 1.0, gpu: bool = False, root: Path = Path("/")) -> HostState:
-    """Look at this machine for a moment, in which this process does nothing.
+def host_state(
+    host: Host | None = None, *, seconds: float = 1.0, gpu: bool = False, root: Path | None = None
+) -> HostState:
+    """Look at a host for a moment, in which nothing of ours runs there.
 
     Args:
+        host: this machine by default.
         seconds: how long the load of others is sampled.
         gpu: whether to ask for NVIDIA GPUs too.
-        root: where ``sys`` and ``proc`` are looked up.
+        root: where ``sys``, ``proc`` and ``etc`` are looked up, for tests.
+
+    Raises:
+        TargetError: the host does not answer.
     """
-    before = _throttled(root)
-    load = protocol.Load()
-    time.sleep(seconds)
-    used, after = load.since(), _throttled(root)
-    host = facts.host_facts()
-    power = host["power"]
-    maximum, limit = _highest(root, "cpuinfo_max_freq"), _highest(root, "scaling_max_freq")
-    return HostState(
-        cpu_model=host["cpu_model"],
-        cores=host["cores"],
-        physical_cores=host["physical_cores"],
-        memory_bytes=host["memory_bytes"],
-        memory_free_bytes=_free_memory(root),
-        clocks_mhz=tuple(facts.clocks() or ()),
-        max_clock_mhz=maximum,
-        clock_limit_mhz=limit,
-        governor=power["governor"],
-        boost=power["boost"],
-        mains=power["mains"],
-        power_mode=_read(root / "sys/firmware/acpi/platform_profile") or power["mode"],
-        temperatures_c=facts.temperatures(),
-        temperature_limits_c=_limits(root) or None,
-        throttled=None if before is None or after is None else after - before,
-        gpus=tuple(_gpus()) if gpu else (),
-        foreign_load=used["foreign"],
-        stolen=used["stolen"],
-    )
+    place = host or LocalHost()
+    asked = {"seconds": seconds, "gpu": gpu, **({} if root is None else {"root": str(root)})}
+    report = place.run(AgentJob({"engine": "agent", "state": asked}, timeout_seconds=60.0 + seconds))
+    if report.outcome != "ok":
+        reason = report.message.removeprefix("agent: ").removeprefix(f"{place.name}: ")
+        raise TargetError(f"the state of {place.name} cannot be told: {reason}")
+    return HostState.from_dict(report.answer["state"])
 
 
 def wrong_power_mode(wanted: str | None, now: str | None) -> str | None:
@@ -129,17 +121,39 @@ def wrong_power_mode(wanted: str | None, now: str | None) -> str | None:
     return f"the profile demands the power mode {wanted}, {told}"
 
 
-def problems(state: HostState, power_mode: str | None = None) -> tuple[Problem, ...]:
+def mode_remedy(wanted: str, board: Mapping[str, Any] | None) -> str:
+    """What to do to have a host in a power mode.
+
+    Args:
+        wanted: the mode.
+        board: what its agent tells of a Jetson (``board`` of its facts and of its state); None for another machine.
+    """
+    if board is None:
+        return f"set {wanted} and see"
+    modes = board.get("modes") or {}
+    if wanted in modes:
+        return f"sudo nvpmodel -m {modes[wanted]}"
+    if modes:
+        return f"name one that it has in the profile: {', '.join(modes)}"
+    return f"sudo nvpmodel -m ID, with the ID of {wanted} in its /etc/nvpmodel.conf"
+
+
+def problems(state: HostState, power_mode: str | None = None, memory_bytes: int | None = None) -> tuple[Problem, ...]:
     """What would make a measurement wrong now, with what to do about it; empty where nothing does.
 
     Args:
-        state: of the machine.
+        state: of the host.
         power_mode: that the hardware profile demands; None for any.
+        memory_bytes: that the profile gives to a model and its engine; None for no limit.
     """
     found = [check(state) for check in _CHECKS]
     what = wrong_power_mode(power_mode, state.power_mode)
-    if what is not None:
-        found.append(Problem(what, f"set {power_mode} and see"))
+    if what is not None and power_mode is not None:
+        found.append(Problem(what, mode_remedy(power_mode, state.board)))
+    free = state.memory_free_bytes
+    if memory_bytes is not None and free is not None and free < memory_bytes:
+        what = f"{free / 1e9:.1f} GB of memory are free, and the profile gives {memory_bytes / 1e9:.1f} GB to a model"
+        found.append(Problem(what, "end what else runs there, or lower memory_bytes in the profile"))
     return tuple(each for each in found if each is not None)
 
 
@@ -172,7 +186,8 @@ def _hot(state: HostState) -> Problem | None:
 
 def _limited(state: HostState) -> Problem | None:
     now, possible = state.clock_limit_mhz, state.max_clock_mhz
-    if now is None or possible is None or now >= possible:
+    # The power mode of a Jetson is such a limit, and is looked at by its name.
+    if now is None or possible is None or now >= possible or state.board is not None:
         return None
     remedy = f"sudo cpupower frequency-set -u {possible:.0f}MHz"
     return Problem(f"the clock is limited to {now:.0f} of {possible:.0f} MHz", remedy)
@@ -182,75 +197,73 @@ def _on_battery(state: HostState) -> Problem | None:
     return Problem("it runs on battery", "connect it to the mains") if state.mains is False else None
 
 
-_CHECKS: tuple[Callable[[HostState], Problem | None], ...] = (_busy, _slow_governor, _hot, _limited, _on_battery)
-
-
-def _read(path: Path) -> str | None:
-    try:
-        return path.read_text(errors="replace").strip() or None
-    except OSError:
+def _unlocked(state: HostState) -> Problem | None:
+    if state.board is None or state.board["clocks_locked"] is not False:
         return None
+    what = "its clocks follow the load, so that small networks are timed at low ones"
+    return Problem(what, "sudo jetson_clocks (again after each start of the board)")
 
 
-def _number(path: Path) -> int | None:
-    text = _read(path)
-    return int(text) if text and text.lstrip("-").isdigit() else None
-
-
-def _highest(root: Path, name: str) -> float | None:
-    """Largest of a frequency of all cores, in MHz."""
-    found = [_number(path) for path in (root / "sys/devices/system/cpu").glob(f"cpu[0-9]*/cpufreq/{name}")]
-    known = [value / 1000 for value in found if value is not None]
-    return max(known) if known else None
-
-
-def _throttled(root: Path) -> int | None:
-    """How often cores were slowed down since the machine was started."""
-    places = (root / "sys/devices/system/cpu").glob("cpu[0-9]*/thermal_throttle/core_throttle_count")
-    known = [value for value in map(_number, places) if value is not None]
-    return sum(known) if known else None
-
-
-def _free_memory(root: Path) -> int | None:
-    for line in (_read(root / "proc/meminfo") or "").splitlines():
-        if line.startswith("MemAvailable:"):
-            return int(line.split()[1]) * 1024
+def _unwatched(state: HostState) -> Problem | None:
+    if state.board is None:
+        return None
+    if state.board["tegrastats"] is None:
+        what = "it has no tegrastats: nobody sees its power, or its clocks dropping"
+        return Problem(what, "sudo apt install nvidia-l4t-tools, or run outside of the container", spoils=False)
+    watched = state.board.get("watched") or {}
+    if watched.get("message") is not None:
+        what = f"tegrastats does not tell power and memory; it prints: {watched['message']}"
+        return Problem(what, f"see what {state.board['tegrastats']} prints there", spoils=False)
     return None
 
 
-def _limits(root: Path) -> dict[str, float]:
-    """Lowest temperature of each zone at which something is done about it, named as `facts.temperatures` does."""
-    found: dict[str, float] = {}
-    for zone in sorted((root / "sys/class/thermal").glob("thermal_zone*")):
-        degrees = []
-        for kind in zone.glob("trip_point_*_type"):
-            value = _number(kind.with_name(kind.name.removesuffix("type") + "temp"))
-            # An "active" point only turns on a fan; values of 0 and below stand for none.
-            if _read(kind) in ("passive", "hot", "critical") and value is not None and value > 0:
-                degrees.append(value / 1000)
-        if degrees:
-            name = _read(zone / "type") or zone.name
-            found[f"{zone.name.removeprefix('thermal_zone')}/{name}"] = min(degrees)
-    return found
+def _overcurrent(state: HostState) -> Problem | None:
+    if state.board is None:
+        return None
+    now = state.board.get("new_overcurrent") or 0
+    alarms = now + (state.board["overcurrent"] or 0)
+    if not alarms:
+        return None
+    nano = "Jetson Nano" in (state.board["model"] or "")
+    remedy = (
+        "power it by the barrel jack with 5 V and 4 A (jumper J48 set), not by USB"
+        if nano
+        else "use the power supply that its maker names, or a lower power mode"
+    )
+    what = f"{alarms} over-current alarms since the board was started: its power supply is too weak"
+    return Problem(what, remedy, spoils=now > 0)
 
 
-def _gpus() -> list[dict[str, Any]]:
-    """What the NVIDIA driver's own tool tells; nothing where there is none."""
-    command = ["nvidia-smi", f"--query-gpu={','.join(_GPU_FIELDS.values())}", "--format=csv,noheader,nounits"]
-    try:
-        told = subprocess.run(command, capture_output=True, text=True, timeout=20, check=True).stdout
-    except (OSError, subprocess.SubprocessError):
-        return []
-    return [_gpu(line) for line in told.splitlines() if line.count(",") == len(_GPU_FIELDS) - 1]
+def _desktop(state: HostState) -> Problem | None:
+    if state.board is None or not state.board["desktop"] or not _small(state):
+        return None
+    remedy = "sudo systemctl set-default multi-user.target && sudo reboot"
+    return Problem("a desktop runs, and takes about 1 GB of its memory", remedy, spoils=False)
 
 
-def _gpu(line: str) -> dict[str, Any]:
-    found: dict[str, Any] = {}
-    for name, text in zip(_GPU_FIELDS, (part.strip() for part in line.split(",")), strict=True):
-        value: Any = text
-        if name != "name":
-            value = int(text) if text.isdigit() else None
-            if name.startswith("memory") and value is not None:
-                value *= 2**20
-        found[name] = value
-    return found
+def _without_swap(state: HostState) -> Problem | None:
+    if state.board is None or state.board["swap_disk_bytes"] != 0 or not _small(state):
+        return None
+    kind = "compressed memory (zram) for swap only" if state.board["swap_bytes"] else "no swap"
+    remedy = (
+        "sudo fallocate -l 4G /swapfile && sudo chmod 600 /swapfile && sudo mkswap /swapfile && sudo swapon /swapfile"
+    )
+    return Problem(f"it has {kind}: the building of engines may be killed for want of memory", remedy, spoils=False)
+
+
+def _small(state: HostState) -> bool:
+    return state.memory_bytes is not None and state.memory_bytes <= SMALL_BOARD
+
+
+_CHECKS: tuple[Callable[[HostState], Problem | None], ...] = (
+    _busy,
+    _slow_governor,
+    _hot,
+    _limited,
+    _on_battery,
+    _unlocked,
+    _unwatched,
+    _overcurrent,
+    _desktop,
+    _without_swap,
+)

@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any
 
 from autocompress.errors import TargetError
 from autocompress.hardware.agent.facts import host_facts
-from autocompress.hardware.engines import AGENT_ENGINES, PROGRAM_ENGINES, install_hint, licence_notice
-from autocompress.hardware.hosts import AgentJob, AgentReport, open_host
-from autocompress.hardware.state import wrong_power_mode
+from autocompress.hardware.engines import AGENT_ENGINES, PROGRAM_ENGINES, install_hint, licence_notice, remote_hint
+from autocompress.hardware.hosts import AgentJob, AgentReport, Host, open_host
+from autocompress.hardware.state import mode_remedy, wrong_power_mode
 
 if TYPE_CHECKING:
     from autocompress.specs.schemas import EngineSpec, HardwareProfile
@@ -82,7 +82,7 @@ class Target:
 
     Attributes:
         name: of the profile.
-        host_kind: ``local``.
+        host_kind: ``local`` or ``ssh``.
         device: ``cpu`` or ``cuda``.
         engines: those that can be used, in the order of the profile.
         unusable: the others, with their reasons.
@@ -93,6 +93,8 @@ class Target:
         latency_metric: percentile by which the best of several engines is chosen.
         predicted: whether figures are predicted and not measured (`autocompress.hardware.predicted`).
         predictors: `autocompress.hardware.prediction.Predictor` as plain values, by engine name.
+        where: how the host is reached, a `HostSpec` as plain values; empty for this machine.
+        accuracy_slices: on another machine Dice is that of so many slices, evenly spread; None for all.
     """
 
     name: str
@@ -106,6 +108,19 @@ class Target:
     latency_metric: str = "p50"
     predicted: bool = False
     predictors: Mapping[str, Any] = field(default_factory=dict)
+    where: Mapping[str, Any] = field(default_factory=dict)
+    accuracy_slices: int | None = None
+
+    @property
+    def remote(self) -> bool:
+        """Whether its engines run on another machine."""
+        return self.host_kind != "local" and not self.predicted
+
+    def open_host(self) -> Host:
+        """What runs the agent for this target; this machine where its figures are predicted."""
+        from autocompress.specs.schemas import HostSpec
+
+        return open_host(HostSpec.from_dict(self.where) if self.remote else HostSpec())
 
     @property
     def usable(self) -> bool:
@@ -189,35 +204,111 @@ def inspect_target(
             raise TargetError(f"target {profile.name} has no engine {name!r}; it has {', '.join(named)}")
     if profile.batch_size != 1:
         raise TargetError(f"target {profile.name}: batch_size {profile.batch_size} is not measured; only 1 is")
+    if not at_hand(profile):
+        return _target(profile, (), [_away(spec) for spec in profile.engines], {})
     usable: list[Engine] = []
     unusable: list[Unusable] = []
     facts: Mapping[str, Any] = host_facts() if profile.host.kind == "local" else {}
     known = {} if probes is None else probes
-    for spec in profile.engines:
-        notice = spec.notice or licence_notice(spec.name)
-        if engines is not None and spec.name not in engines:
-            unusable.append(Unusable(spec.name, "not among the engines asked for", notice=notice))
-        elif engines is None and spec.on_request:
-            unusable.append(Unusable(spec.name, "used only on request", f"--engines {spec.name}", notice))
+    for spec in sorted(profile.engines, key=lambda each: each.fallback):
+        reason = _unwanted(spec, engines, usable)
+        if reason is not None:
+            unusable.append(reason)
+            continue
+        report = _probe(profile, spec, known)
+        if report.outcome == "lost":
+            raise TargetError(f"target {profile.name}: {report.message.removeprefix(f'{spec.name}: ')}")
+        facts = report.answer.get("host", facts)
+        found = _found(profile, spec, report)
+        if isinstance(found, Engine):
+            usable.append(found)
         else:
-            report = _probe(profile, spec, known)
-            if report.outcome != "ok":
-                reason = report.message.removeprefix(f"{spec.name}: ")
-                local = profile.host.kind == "local"
-                remedy = install_hint(spec.name, profile.device) if local else "a search predicts its figures"
-                unusable.append(Unusable(spec.name, reason, remedy, notice))
-                continue
-            facts = report.answer["host"]
-            wrong_mode = wrong_power_mode(profile.power_mode, facts["power"]["mode"])
-            if wrong_mode is not None:
-                unusable.append(Unusable(spec.name, wrong_mode, f"set {profile.power_mode}", notice))
-                continue
-            engine = _engine(profile, spec, report, facts, notice)
-            if engine.precisions:
-                usable.append(engine)
-            else:
-                none = f"computes in none of the profile's precisions ({', '.join(spec.precisions)}) here"
-                unusable.append(Unusable(spec.name, none, "name others in the profile", notice))
+            unusable.append(found)
+    return _target(profile, usable, unusable, facts)
+
+
+def at_hand(profile: HardwareProfile) -> bool:
+    """Whether it is known where a profile's engines run: on this machine, or on a host with an address."""
+    return profile.host.kind == "local" or bool(profile.host.address)
+
+
+@dataclass(frozen=True)
+class Hosts:
+    """Where a target on another machine is reached.
+
+    Attributes:
+        addresses: ``[user@]name[:port]`` each; several share the work.
+        key_file: private key; None for the profile's.
+        jump_host: ``[user@]name[:port]`` to go through; None for the profile's.
+    """
+
+    addresses: tuple[str, ...] = ()
+    key_file: str | None = None
+    jump_host: str | None = None
+
+
+def on_hosts(profile: HardwareProfile, hosts: Hosts) -> HardwareProfile:
+    """A profile of boards on certain hosts; with none it is left as it is.
+
+    Raises:
+        TargetError: an address is none, or the engines of the profile run on this machine.
+    """
+    if not hosts.addresses:
+        return profile
+    from autocompress.hardware.hosts.address import addresses
+
+    if profile.host.kind != "ssh":
+        raise TargetError(
+            f"--host {hosts.addresses[0]}: the engines of target {profile.name} run on this machine; "
+            "a profile of a board has host: {kind: ssh}"
+        )
+    found = {"address": hosts.addresses, "key_file": hosts.key_file, "jump_host": hosts.jump_host}
+    update = {name: value for name, value in found.items() if value is not None}
+    changed = profile.model_copy(update={"host": profile.host.model_copy(update=update)})
+    addresses(changed.host)
+    return changed
+
+
+def _away(spec: EngineSpec) -> Unusable:
+    reason = "its host has no address"
+    remedy = "name it with --host USER@BOARD, or let a search predict its figures"
+    return Unusable(spec.name, reason, remedy, spec.notice or licence_notice(spec.name))
+
+
+def _unwanted(spec: EngineSpec, engines: Sequence[str] | None, usable: Sequence[Engine]) -> Unusable | None:
+    """Why an engine is not even asked; None where it is."""
+    notice = spec.notice or licence_notice(spec.name)
+    if engines is not None:
+        return None if spec.name in engines else Unusable(spec.name, "not among the engines asked for", notice=notice)
+    if spec.on_request:
+        return Unusable(spec.name, "used only on request", f"--engines {spec.name}", notice)
+    if spec.fallback and usable:
+        reason = f"used only where {usable[0].name} cannot be"
+        return Unusable(spec.name, reason, f"--engines {spec.name}", notice)
+    return None
+
+
+def _found(profile: HardwareProfile, spec: EngineSpec, report: AgentReport) -> Engine | Unusable:
+    """An engine by what the agent says about it."""
+    notice = spec.notice or licence_notice(spec.name)
+    if report.outcome != "ok":
+        local = profile.host.kind == "local"
+        remedy = install_hint(spec.name, spec.device or profile.device) if local else remote_hint(spec.name)
+        return Unusable(spec.name, report.message.removeprefix(f"{spec.name}: "), remedy, notice)
+    facts = report.answer["host"]
+    wrong_mode = wrong_power_mode(profile.power_mode, facts["power"]["mode"])
+    if wrong_mode is not None and profile.power_mode is not None:
+        return Unusable(spec.name, wrong_mode, mode_remedy(profile.power_mode, facts.get("board")), notice)
+    engine = _engine(profile, spec, report, facts, notice)
+    if engine.precisions:
+        return engine
+    none = f"computes in none of the profile's precisions ({', '.join(spec.precisions)}) here"
+    return Unusable(spec.name, none, "name others in the profile", notice)
+
+
+def _target(
+    profile: HardwareProfile, usable: Sequence[Engine], unusable: Sequence[Unusable], facts: Mapping[str, Any]
+) -> Target:
     return Target(
         name=profile.name,
         host_kind=profile.host.kind,
@@ -228,6 +319,8 @@ def inspect_target(
         memory_bytes=profile.memory_bytes,
         power_mode=profile.power_mode,
         latency_metric=profile.latency_metric,
+        where=profile.host.to_dict() if profile.host.kind != "local" else {},
+        accuracy_slices=profile.accuracy_slices,
     )
 
 
@@ -236,7 +329,7 @@ def _probe(
 ) -> AgentReport:
     if profile.host.kind != "local" or spec.options:
         return _ask(profile, spec)
-    key = (spec.name, spec.python, profile.device)
+    key = (spec.name, spec.python, spec.device or profile.device)
     if key not in known:
         known[key] = _ask(profile, spec)
     return known[key]
@@ -248,16 +341,19 @@ def _ask(profile: HardwareProfile, spec: EngineSpec) -> AgentReport:
     def refused(text: str) -> AgentReport:
         return AgentReport("unsupported", f"{spec.name}: {text}", {}, "starting", 0.0)
 
-    if profile.host.kind != "local":
-        return refused("its host is not this machine, and this version measures on this machine only")
     if spec.name not in AGENT_ENGINES:
         return refused(f"this version measures with {', '.join(AGENT_ENGINES)} only")
-    packaged = spec.name not in PROGRAM_ENGINES
+    packaged = spec.name not in PROGRAM_ENGINES and profile.host.kind == "local"
     if packaged and spec.python is None and importlib.util.find_spec(spec.name) is None:
         version = f"{sys.version_info.major}.{sys.version_info.minor}"
         return refused(f"not installed in this Python {version}")
-    request = {"engine": spec.name, "probe": True, "device": profile.device, "options": dict(spec.options)}
-    return open_host(profile.host.kind).run(AgentJob(request, python=spec.python, timeout_seconds=PROBE_SECONDS))
+    request = {
+        "engine": spec.name,
+        "probe": True,
+        "device": spec.device or profile.device,
+        "options": dict(spec.options),
+    }
+    return open_host(profile.host).run(AgentJob(request, python=spec.python, timeout_seconds=PROBE_SECONDS))
 
 
 def _engine(
@@ -285,7 +381,7 @@ def _engine(
         opset=min(spec.opset, details.get("opset", spec.opset)),
         threads=spec.threads or facts["physical_cores"],
         python=spec.python,
-        device=profile.device,
+        device=spec.device or profile.device,
         notice=notice,
         options=dict(spec.options),
     )

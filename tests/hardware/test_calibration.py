@@ -338,12 +338,12 @@ def test_mistakes_get_one_line(
         assert main([*map(str, arguments)]) == ExitCode.USER_ERROR
         return capsys.readouterr().err.strip().splitlines()[-1]
 
-    (tmp_path / "far.yaml").write_text("host: {kind: ssh, address: board}\nengines: [{name: onnxruntime}]\n")
+    (tmp_path / "far.yaml").write_text("host: {kind: ssh}\nengines: [{name: onnxruntime}]\n")
     (tmp_path / "odd.yaml").write_text("resolution: 33\n")
     assert "--measurements 0" in line("calibrate", "cpu", "--measurements", 0)
     assert "--classes" in line("calibrate", "cpu", "--classes", 1)
     assert "unknown target 'toaster'" in line("calibrate", "toaster")
-    assert "is on board (host ssh), which this version cannot reach" in line("calibrate", tmp_path / "far.yaml")
+    assert "its host has no address" in line("calibrate", tmp_path / "far.yaml")
     assert "unknown model family 'nonesuch'" in line(*command(tiny, "--family", "nonesuch"))
     assert "resolution 33 is no multiple" in line(*command(tmp_path / "odd.yaml"))
     fake = Device()

@@ -17,9 +17,11 @@ import numpy as np
 import pytest
 
 from autocompress.errors import TargetError
+from autocompress.hardware.agent.phases import phase_seconds
 from autocompress.hardware.hosts import AgentJob, AgentReport, LocalHost, open_host
-from autocompress.hardware.hosts.jobs import Death, phase_seconds, read_report
+from autocompress.hardware.hosts.jobs import Death, read_report
 from autocompress.hardware.settings import MeasureSettings
+from autocompress.specs.schemas import HostSpec
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 
@@ -176,6 +178,7 @@ def test_the_agent_does_not_outlive_a_killed_parent(job: AgentJob, tmp_path: Pat
     code = """
 import json, sys
 from pathlib import Path
+from autocompress.hardware.agent.phases import phase_seconds
 from autocompress.hardware.hosts import AgentJob, LocalHost
 request, inputs = json.loads(sys.argv[1])
 LocalHost().run(AgentJob(request, {name: Path(path) for name, path in inputs.items()}))
@@ -264,9 +267,9 @@ def test_seconds_of_waiting() -> None:
     assert phase_seconds("2.0 waiting\n5.0 loading\n6.0 waiting\n", 9.0, "waiting") == 6
 
 
-def test_an_unknown_kind_of_host_is_told() -> None:
-    with pytest.raises(TargetError, match="carrier-pigeon"):
-        open_host("carrier-pigeon")
+def test_a_host_without_an_address_is_told() -> None:
+    with pytest.raises(TargetError, match="--host USER@BOARD"):
+        open_host(HostSpec(kind="ssh"))
 
 
 def test_a_build_has_time_of_its_own(job: AgentJob, tmp_path: Path) -> None:

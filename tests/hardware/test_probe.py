@@ -1,22 +1,21 @@
-"""``autocompress probe``: what a machine tells of itself, and whether it can be measured now."""
+"""``autocompress probe``: what a target can do, the state of its host, and whether it can be measured now."""
 
 from __future__ import annotations
 
 import json
-import subprocess
-from dataclasses import replace
+import os
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from autocompress.cli import main
-from autocompress.errors import ExitCode
-from autocompress.hardware import state as module
-from autocompress.hardware.state import HostState, host_state, problems
-
-IDLE = HostState("Abacus 9", 2, 2, foreign_load=0.01, stolen=0.0, governor="performance", mains=True)
+from autocompress.cli import probe as module
+from autocompress.errors import ExitCode, TargetError
+from autocompress.hardware.state import HostState
+from autocompress.hardware.targets import Target
+from autocompress.specs.schemas import HardwareProfile
+from tests.standins.launching import install, install_board
 
 
 def test_probe_tells_engines_state_and_a_verdict(capsys: pytest.CaptureFixture[str]) -> None:
@@ -35,95 +34,77 @@ def test_probe_as_json(capsys: pytest.CaptureFixture[str]) -> None:
     state = found["state"]
     assert state["cores"] >= 1
     assert 0 < state["memory_free_bytes"] <= state["memory_bytes"]
-    assert found["measurable"] is (found["problems"] == [])
+    assert found["measurable"] is not any(each["spoils"] for each in found["problems"])
+
+
+def failed(capsys: pytest.CaptureFixture[str], *arguments: object) -> tuple[str, str]:
+    """Output and the one line of the error."""
+    assert main(["probe", *map(str, arguments)]) == ExitCode.USER_ERROR
+    output = capsys.readouterr()
+    (line,) = output.err.strip().splitlines()
+    return output.out, line
 
 
 def test_what_cannot_be_probed_gets_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    def line(*arguments: object) -> str:
-        assert main(["probe", *map(str, arguments)]) == ExitCode.USER_ERROR
-        output = capsys.readouterr()
-        (text,) = output.err.strip().splitlines()
-        assert output.out == ""
-        return str(text)
-
     (tmp_path / "far.yaml").write_text("host: {kind: ssh}\nengines: [{name: onnxruntime}]\n")
+    for line, arguments in (
+        ("unknown target 'toaster'", ["toaster"]),
+        ("--host USER@BOARD", [tmp_path / "far.yaml"]),
+        ("run on this machine", ["cpu", "--host", "pi@board"]),
+        ("has no engine 'abacus'", ["cpu", "--engines", "abacus"]),
+    ):
+        out, error = failed(capsys, *arguments)
+        assert out == ""
+        assert line in error
+
+
+def test_the_state_is_told_where_no_engine_can_be_used(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "none.yaml").write_text("engines: [{name: onnxruntime, python: /nowhere/python}]\n")
-    assert "unknown target 'toaster'" in line("toaster")
-    assert "target far is on another machine (host ssh), which this version cannot reach" in line(tmp_path / "far.yaml")
-    assert "target none cannot be used here: onnxruntime" in line(tmp_path / "none.yaml")
-    assert "has no engine 'abacus'" in line("cpu", "--engines", "abacus")
+    out, error = failed(capsys, tmp_path / "none.yaml")
+    assert "verdict: none cannot be used" in out and "memory:" in out
+    assert "target none cannot be used here: onnxruntime" in error
 
 
-@pytest.mark.parametrize(
-    ("change", "what", "remedy"),
-    [
-        ({"foreign_load": 0.5}, "others use 50 % of a core", "end what else runs"),
-        ({"foreign_load": 0.5, "stolen": 0.4}, "taken by the hypervisor", "a machine of your own"),
-        ({"governor": "performance+powersave"}, "governor is powersave", "cpupower frequency-set -g performance"),
-        ({"throttled": 3}, "slowed down 3 times", "cool"),
-        ({"clock_limit_mhz": 1500.0, "max_clock_mhz": 3000.0}, "limited to 1500 of 3000 MHz", "-u 3000MHz"),
-        ({"mains": False}, "on battery", "mains"),
-        (
-            {"temperatures_c": {"0/cpu": 94.0, "1/x": 99.0}, "temperature_limits_c": {"0/cpu": 95.0}},
-            "thermal zone 0/cpu is at 94 °C, its limit is 95 °C",
-            "cool",
-        ),
-    ],
-)
-def test_each_problem_comes_with_what_to_do(change: dict[str, Any], what: str, remedy: str) -> None:
-    (found,) = problems(replace(IDLE, **change))
-    assert what in found.what
-    assert remedy in found.remedy
+def test_a_board_in_the_wrong_mode_is_told_what_to_type(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    install_board(tmp_path, mode=1, clocks="root")
+    program = install(tmp_path)
+    monkeypatch.setenv("PATH", f"{tmp_path}{os.pathsep}{os.environ['PATH']}")
+    options = f"{{trtexec: {program}, cache: {tmp_path}}}"
+    profile = tmp_path / "nano.yaml"
+    engine = f"{{name: tensorrt, precisions: [fp32, fp16], threads: 1, options: {options}}}"
+    profile.write_text(f"device: tensorrt-gpu\npower_mode: MAXN\nengines: [{engine}]\n")
+    out, error = failed(capsys, profile)
+    assert "board:        not told, JetPack not known" in out
+    assert "power:        4.5 W now, by POM_5V_IN" in out
+    assert "the profile demands the power mode MAXN, it is 5W: sudo nvpmodel -m" in out
+    assert "demands the power mode MAXN, it is 5W" in error
+    (tmp_path / "mode").write_text("0")
+    assert main(["probe", str(profile)]) == ExitCode.DONE
+    out = capsys.readouterr().out
+    assert "power mode:   MAXN; the profile demands MAXN" in out
+    assert "8.2.1" in out
 
 
-def test_an_idle_machine_has_no_problem_and_silence_is_none() -> None:
-    assert problems(IDLE) == ()
-    assert problems(HostState("Abacus 9", 1, 1)) == ()
-    assert problems(replace(IDLE, foreign_load=0.059)) == ()
-    assert problems(replace(IDLE, power_mode="MAXN"), "MAXN") == ()
-    assert "does not tell" in problems(IDLE, "MAXN")[0].what
-    assert "it is quiet" in problems(replace(IDLE, power_mode="quiet"), "MAXN")[0].what
+def test_each_board_has_its_section(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    target = Target("raspberry-pi-5", "ssh", "cpu", (), (), {"name": "pi", "system": "Linux 6.6"})
+    state = HostState("Cortex-A76", 4, 4)
 
+    def look(profile: HardwareProfile, engines: Any) -> module.Finding:
+        (address,) = profile.host.address
+        if address == "pi@away":
+            raise TargetError("the state of pi@away cannot be told: no route to host")
+        return module.Finding(address, target, state, (), None)
 
-def test_the_state_is_read_from_the_kernel(tmp_path: Path) -> None:
-    files = {
-        "proc/meminfo": "MemTotal: 4000 kB\nMemAvailable: 3000 kB\n",
-        "sys/firmware/acpi/platform_profile": "balanced\n",
-        "sys/devices/system/cpu/cpu0/cpufreq/cpuinfo_max_freq": "3000000\n",
-        "sys/devices/system/cpu/cpu1/cpufreq/cpuinfo_max_freq": "2000000\n",
-        "sys/devices/system/cpu/cpu0/cpufreq/scaling_max_freq": "1500000\n",
-        "sys/devices/system/cpu/cpu0/thermal_throttle/core_throttle_count": "7\n",
-        "sys/class/thermal/thermal_zone0/type": "x86_pkg_temp\n",
-        "sys/class/thermal/thermal_zone0/trip_point_0_type": "active\n",
-        "sys/class/thermal/thermal_zone0/trip_point_0_temp": "40000\n",
-        "sys/class/thermal/thermal_zone0/trip_point_1_type": "passive\n",
-        "sys/class/thermal/thermal_zone0/trip_point_1_temp": "95000\n",
-        "sys/class/thermal/thermal_zone0/trip_point_2_type": "critical\n",
-        "sys/class/thermal/thermal_zone0/trip_point_2_temp": "105000\n",
-    }
-    for name, content in files.items():
-        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
-        (tmp_path / name).write_text(content)
-    state = host_state(seconds=0.01, root=tmp_path)
-    assert state.memory_free_bytes == 3000 * 1024
-    assert (state.max_clock_mhz, state.clock_limit_mhz) == (3000.0, 1500.0)
-    assert state.temperature_limits_c == {"0/x86_pkg_temp": 95.0}
-    assert (state.power_mode, state.throttled) == ("balanced", 0)
-    json.dumps(state.to_dict())
-
-
-def test_gpus_are_told_by_the_driver(monkeypatch: pytest.MonkeyPatch) -> None:
-    told = SimpleNamespace(
-        stdout="NVIDIA H100 80GB HBM3, 345, 1980, 31, 81559, 81003\nNVIDIA T4, [N/A], 1590, 40, 1, 1\n"
-    )
-    monkeypatch.setattr(subprocess, "run", lambda *_, **__: told)
-    first, second = host_state(seconds=0.0, gpu=True).gpus
-    assert (first["name"], first["clock_mhz"], first["max_clock_mhz"]) == ("NVIDIA H100 80GB HBM3", 345, 1980)
-    assert first["memory_bytes"] == 81559 * 2**20
-    assert second["clock_mhz"] is None
-
-    def missing(*_: Any, **__: Any) -> None:
-        raise FileNotFoundError
-
-    monkeypatch.setattr(subprocess, "run", missing)
-    assert module.host_state(seconds=0.0, gpu=True).gpus == ()
+    monkeypatch.setattr(module, "_look", look)
+    hosts = ["--host", "pi@one", "--host", "pi@away", "--host", "pi@two"]
+    out, error = failed(capsys, "raspberry-pi-5", *hosts)
+    assert out.index("on pi@one") < out.index("on pi@two")
+    assert "pi@away cannot be told: no route to host" in error
+    out, _ = failed(capsys, "raspberry-pi-5", *hosts, "--json")
+    result, event = out.strip().splitlines()
+    found = json.loads(result)["hosts"]
+    assert json.loads(event)["exit_code"] == ExitCode.USER_ERROR
+    assert [each["place"] for each in found] == ["pi@one", "pi@away", "pi@two"]
+    assert "no route" in found[1]["error"]

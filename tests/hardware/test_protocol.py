@@ -96,7 +96,7 @@ def test_agent_runs_on_python_36() -> None:
 def test_agent_without_arguments_says_how_it_is_used() -> None:
     result = subprocess.run([sys.executable, str(agent_file())], capture_output=True, text=True, check=False)
     assert result.returncode == 2
-    assert "request.json" in result.stderr
+    assert "REQUEST ANSWER" in result.stderr
 
 
 def test_foreign_load_sees_another_process_and_not_this_one() -> None:
@@ -132,6 +132,14 @@ def test_a_series_beside_foreign_load_does_not_count() -> None:
     assert verdict((9.0, 0.5), (10.0, 0.0), (10.1, 0.0)) == (1, False)
     assert verdict((9.0, 0.5), (9.0, 0.2)) is None
     assert verdict((9.0, 0.5), (9.0, 0.2), (9.0, 0.4)) == (1, True)
+
+
+def test_a_board_that_was_slowed_down_in_every_series_is_told_by_the_fastest_of_them() -> None:
+    slowed = float("inf")
+    assert verdict((9.0, slowed), (10.0, 0.0), (10.1, 0.0)) == (1, False)
+    assert verdict((9.0, slowed), (8.0, slowed), (10.0, slowed)) == (1, True)
+    # Somebody else's load is the lesser evil.
+    assert verdict((9.0, slowed), (8.0, slowed), (10.0, 0.3)) == (2, True)
 
 
 def test_without_agreement_the_fastest_is_marked_when_the_time_is_over() -> None:

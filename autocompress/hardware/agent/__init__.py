@@ -12,6 +12,7 @@ File names in a request are relative to the request's folder. A request holds
 - ``model``, ``precision``, ``device`` (``cpu`` or ``cuda``), ``threads``, ``options`` of the engine;
 - ``time``: ``{"input": "x.npy", ...}`` with the settings of the protocol, and/or
 - ``run``: ``{"inputs": ["a.npy"], "outputs": ["b.npy"]}``; an input may hold many samples, which are fed one by one;
+- or, with the engine ``agent``, ``state``: ``{"seconds": 1.0, "gpu": true}`` (see `state.host_state`);
 - ``turnstile``: folder of the host's lock files (see `turnstile`), or null;
 - ``parent``: process that the agent must not outlive, or null.
 

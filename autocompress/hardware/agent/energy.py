@@ -3,7 +3,7 @@
 import os
 from typing import Any, Dict, Optional, Tuple
 
-from .facts import read_line
+from .reading import read_line
 
 RAPL_FOLDER = "/sys/class/powercap"
 

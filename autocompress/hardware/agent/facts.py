@@ -5,17 +5,10 @@ import json
 import math
 import os
 import platform
-import re
-import subprocess
 from typing import Any, Dict, List, Optional, Tuple
 
-
-def read_line(path: str) -> Optional[str]:
-    try:
-        with open(path, errors="replace") as stream:
-            return stream.read().strip("\0\n ")
-    except OSError:
-        return None
+from .board import SYSTEM_FOLDERS, board_facts, nvpmodel_mode
+from .reading import below, entries, find_program, meminfo, read_line, read_number, told_by
 
 
 def affinity() -> List[int]:
@@ -65,36 +58,42 @@ def clocks() -> Optional[List[float]]:
     return found or None
 
 
-def temperatures() -> Optional[Dict[str, float]]:
+def temperatures(root: str = "/") -> Optional[Dict[str, float]]:
     """Degrees Celsius of each thermal zone; None where there is none."""
     found: Dict[str, float] = {}
-    root = "/sys/class/thermal"
-    for zone in sorted(os.listdir(root)) if os.path.isdir(root) else []:
+    folder = below(root, "sys/class/thermal")
+    for zone in entries(folder):
         if zone.startswith("thermal_zone"):
-            value = read_line(os.path.join(root, zone, "temp"))
-            if value and value.lstrip("-").isdigit():
-                name = read_line(os.path.join(root, zone, "type")) or zone
-                found["%s/%s" % (zone[12:], name)] = int(value) / 1000.0
+            value = read_number(os.path.join(folder, zone, "temp"))
+            name = read_line(os.path.join(folder, zone, "type")) or zone
+            # A Jetson's power chip always says 100 degrees, and zones that are turned off -256.
+            if value is not None and value > -55000 and not name.startswith("PMIC"):
+                found["%s/%s" % (zone[12:], name)] = value / 1000.0
     return found or None
 
 
-def power_mode(programs: Tuple[str, ...] = ("/usr/sbin/nvpmodel", "/usr/bin/nvpmodel")) -> Optional[str]:
-    """Name of the power mode: a Jetson's by nvpmodel, else the platform profile; None where nothing tells."""
+def power_mode(programs: Optional[Tuple[str, ...]] = None) -> Optional[str]:
+    """Name of the power mode: a Jetson's by nvpmodel, else the platform profile; None where nothing tells.
+
+    Args:
+        programs: nvpmodel, wherever it may be; None looks it up.
+    """
+    if programs is None:
+        found = find_program("nvpmodel", *SYSTEM_FOLDERS)
+        programs = () if found is None else (found,)
     for program in programs:
-        if os.path.exists(program):
-            try:
-                # A pipe and no more: `capture_output` is newer than Python 3.6.
-                said = subprocess.run([program, "-q"], stdout=subprocess.PIPE, timeout=10, check=False)
-            except (OSError, subprocess.SubprocessError):
-                continue
-            found = re.search(r"Power Mode:[ \t]*(\S+)", said.stdout.decode(errors="replace"))
-            if found:
-                return found.group(1)
+        name = nvpmodel_mode(told_by((program, "-q")) or "")[0]
+        if name is not None:
+            return name
     return read_line("/sys/firmware/acpi/platform_profile")
 
 
-def power() -> Dict[str, Any]:
-    """What sets the clocks: the power mode, the governors, boost, and mains or battery; None where nothing says so."""
+def power(board: Optional[Dict[str, Any]] = None) -> Dict[str, Any]:
+    """What sets the clocks: the power mode, the governors, boost, and mains or battery; None where nothing says so.
+
+    Args:
+        board: `board_facts`, where they were asked for; with them it is told whether the clocks are locked, too.
+    """
     governors = set()
     for core in affinity():
         governor = read_line("/sys/devices/system/cpu/cpu%d/cpufreq/scaling_governor" % core)
@@ -104,37 +103,48 @@ def power() -> Dict[str, Any]:
     no_turbo = read_line("/sys/devices/system/cpu/intel_pstate/no_turbo")
     mains: Optional[bool] = None
     root = "/sys/class/power_supply"
-    for supply in sorted(os.listdir(root)) if os.path.isdir(root) else []:
+    for supply in entries(root):
         if read_line(os.path.join(root, supply, "type")) == "Mains":
             mains = bool(mains) or read_line(os.path.join(root, supply, "online")) == "1"
     return {
-        "mode": power_mode(),
+        "mode": power_mode() if board is None or board["mode"] is None else board["mode"],
         "governor": "+".join(sorted(governors)) or None,
         "boost": boost == "1" if boost is not None else (no_turbo == "0" if no_turbo is not None else None),
         "mains": mains,
+        # Only there: it is part of what a kept latency is found by.
+        **({} if board is None else {"clocks_locked": board["clocks_locked"]}),
     }
 
 
-def host_facts() -> Dict[str, Any]:
-    """What a measurement depends on beyond the engine; ``id`` is equal exactly where figures may be compared."""
+def emulated(machine: str) -> bool:
+    """Whether the processor is an emulator's: qemu-user tells its own machine, but the host's /proc/cpuinfo."""
+    told = read_line("/proc/cpuinfo") or ""
+    return machine in ("aarch64", "armv7l") and any(line.startswith("vendor_id") for line in told.split("\n"))
+
+
+def host_facts(root: str = "/") -> Dict[str, Any]:
+    """What a measurement depends on beyond the engine; ``id`` is equal exactly where figures may be compared.
+
+    Args:
+        root: where the memory and the facts of a Jetson (``board``, None on other machines) are looked up.
+    """
     model, machine = cpu_model(), platform.machine()
     logical, physical = cores()
     identity = read_line("/etc/machine-id") or platform.node()
     seed = json.dumps([identity, platform.node(), model, logical, physical, machine])
-    memory: Optional[int] = None
-    for line in (read_line("/proc/meminfo") or "").split("\n"):
-        if line.startswith("MemTotal:"):
-            memory = int(line.split()[1]) * 1024
+    board = board_facts(root)
     return {
         "id": hashlib.sha256(seed.encode()).hexdigest()[:12],
         "name": platform.node(),
         "cpu_model": model,
         "machine": machine,
+        "emulated": emulated(machine),
         "cores": logical,
         "physical_cores": physical,
-        "memory_bytes": memory,
+        "memory_bytes": meminfo(root).get("MemTotal"),
         "system": "%s %s" % (platform.system(), platform.release()),
-        "power": power(),
+        "power": power(board),
+        "board": board,
     }
 
 

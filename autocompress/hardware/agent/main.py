@@ -12,6 +12,7 @@ from .errors import CrashError, InvalidOutputError, RefusedError, first_line
 from .facts import affinity, host_facts, resident_memory
 from .phases import Phases, Room
 from .protocol import PROTOCOL, measure_latency
+from .state import host_state
 from .system import die_with, write_json
 
 
@@ -57,7 +58,13 @@ def _run(engine: Any, job: Dict[str, Any], folder: Optional[str], phases: Phases
 
 def _serve(request: Dict[str, Any], phases: Phases, answer: Dict[str, Any]) -> None:
     folder = request.get("turnstile")
+    if request.get("state") is not None:
+        phases.begin("sampling")
+        answer["host"], answer["state"] = host_state(request["state"])
+        return
     answer["host"] = host_facts()
+    if request.get("time") is not None and answer["host"]["emulated"]:
+        raise RefusedError("the processor is emulated: its times are no device's")
     with Room(folder, phases, False):
         engine = ENGINES[request["engine"]](request, phases)
         answer["engine_version"] = engine.version
@@ -125,7 +132,7 @@ def main(arguments: List[str]) -> int:
     phases.begin("starting")
     answer = {"protocol": PROTOCOL, "engine": request["engine"], "engine_version": "", "outcome": "ok", "message": ""}
     try:
-        if request["engine"] not in ENGINES:
+        if request.get("state") is None and request["engine"] not in ENGINES:
             raise RefusedError("this agent has no engine %s" % request["engine"])
         _serve(request, phases, answer)
     except Exception as error:

@@ -46,3 +46,16 @@ class Phases:
             os.write(handle, ("%.3f %s\n" % (now, phase)).encode())
         finally:
             os.close(handle)
+
+
+def phase_seconds(phases: str, now: float, wanted: str) -> float:
+    """How long an agent has been in a phase so far, by the text of its phase file; ``now`` is on its host's clock."""
+    total, since = 0.0, None
+    for line in phases.split("\n"):
+        stamp, _, phase = line.partition(" ")
+        if not phase:
+            continue
+        if since is not None:
+            total += max(float(stamp) - since, 0.0)
+        since = float(stamp) if phase == wanted else None
+    return total if since is None else total + max(now - since, 0.0)

@@ -6,8 +6,10 @@ import time
 from typing import Any, Dict, List, Optional, Tuple
 
 from .energy import energy_counters, energy_used
-from .facts import clocks, read_line, temperatures
+from .facts import clocks, temperatures
 from .gpu import gpu_conditions, gpu_state
+from .reading import read_line
+from .tegrastats import Watch
 
 PROTOCOL = 3
 """Version of the measuring protocol: figures of different versions are not compared or cached together."""
@@ -131,19 +133,30 @@ def verdict(
         fastest = min(range(len(series)), key=lambda index: (series[index] not in quiet, series[index][0]))
         # Where the time was over after a single long series, nothing speaks against it.
         return fastest, not agreed and len(quiet) > 1
-    return min(range(len(series)), key=lambda index: series[index][1] or 0.0), True
+    return min(range(len(series)), key=lambda index: (series[index][1] or 0.0, series[index][0])), True
 
 
 def measure_latency(engine: Any, samples: List[Any], settings: Dict[str, Any]) -> Dict[str, Any]:
-    """The whole protocol: warm-up, then series of runs until `verdict` is content with one of them."""
-    warmup = engine.warm_up(samples, settings)
-    before, gpu_before = clocks(), gpu_state(engine)
-    attempts: List[Dict[str, Any]] = []
-    chosen: Optional[Tuple[int, bool]] = None
-    while chosen is None:
-        attempts.append(engine.attempt(samples, settings))
-        series = [(each["latency"]["p50"], each["load"]["foreign"], each["seconds"]) for each in attempts]
-        chosen = verdict(series, settings, 1 if engine.repeats_itself else 2)
+    """The whole protocol: warm-up, then series of runs until `verdict` is content with one of them.
+
+    On a Jetson its tegrastats watches meanwhile. A series in which the board was slowed down counts as disturbed, and
+    is followed by another one whatever the time.
+    """
+    watch = Watch.start()
+    try:
+        warmup = engine.warm_up(samples, settings)
+        before, gpu_before = clocks(), gpu_state(engine)
+        attempts: List[Dict[str, Any]] = []
+        chosen: Optional[Tuple[int, bool]] = None
+        while chosen is None:
+            attempts.append(watched_attempt(engine, samples, settings, watch))
+            series = [(each["latency"]["p50"], _disturbance(each), each["seconds"]) for each in attempts]
+            chosen = verdict(series, settings, 1 if engine.repeats_itself else 2)
+            if chosen is not None and len(attempts) == 1 and attempts[0].get("throttled"):
+                chosen = None
+    finally:
+        if watch is not None:
+            watch.stop()
     best, disturbed = attempts[chosen[0]], chosen[1]
     return {
         "latency": best["latency"],
@@ -161,8 +174,38 @@ def measure_latency(engine: Any, samples: List[Any], settings: Dict[str, Any]) -
             "temperatures_c": temperatures(),
             **gpu_conditions(engine, gpu_before),
             **best.get("conditions", {}),
+            **best.get("watched", {}),
         },
     }
+
+
+def watched_attempt(
+    engine: Any, samples: List[Any], settings: Dict[str, Any], watch: Optional[Watch]
+) -> Dict[str, Any]:
+    """`Engine.attempt`, with what was seen of the board meanwhile: energy, ``throttled`` and ``watched`` conditions."""
+    if watch is None:
+        return dict(engine.attempt(samples, settings))
+    begin = watch.mark()
+    attempt = dict(engine.attempt(samples, settings))
+    seen = watch.seen(begin)
+    gpu = engine.device != "cpu"
+    attempt["load"] = dict(
+        attempt["load"], foreign=seen.without_watching(attempt["load"]["foreign"], attempt["seconds"])
+    )
+    power, throttled = seen.power_w(gpu), seen.throttled(gpu)
+    if attempt.get("energy_joules") is None and power is not None:
+        attempt["energy_joules"] = power * attempt["latency"]["mean"] / 1000.0
+    attempt["throttled"] = throttled
+    attempt["watched"] = {"tegrastats": seen.summary(gpu), "throttled": throttled}
+    return attempt
+
+
+def _disturbance(attempt: Dict[str, Any]) -> Optional[float]:
+    """Foreign load in cores; without end for a series in which the board was slowed down."""
+    if attempt.get("throttled"):
+        return math.inf
+    foreign: Optional[float] = attempt["load"]["foreign"]
+    return foreign
 
 
 class Load:

@@ -1,7 +1,8 @@
-"""Files in one step, and processes that do not outlive their parent."""
+"""Files in one step, the environment of engines, and processes that do not outlive their parent."""
 
 import json
 import os
+import platform
 import signal
 import sys
 from typing import Any, Dict, Optional
@@ -12,6 +13,17 @@ def write_json(path: str, answer: Dict[str, Any]) -> None:
     with open(temporary, "w") as stream:
         json.dump(answer, stream, allow_nan=False)
     os.replace(temporary, path)
+
+
+def engine_environment(request: Dict[str, Any]) -> Dict[str, str]:
+    """Ours, with the thread counts of the libraries below the engine; Ray sets them to 1 in its workers."""
+    environment = dict(os.environ, PYTHONDONTWRITEBYTECODE="1", NM_DISABLE_ANALYTICS="1")  # DeepSparse reports its use
+    for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
+        environment[name] = str(request.get("threads") or 1)
+    if platform.machine() == "aarch64":
+        # NumPy 1.19.5 dies of an illegal instruction on a Jetson Nano's Cortex-A57 if it chooses by itself.
+        environment.setdefault("OPENBLAS_CORETYPE", "ARMV8")
+    return environment
 
 
 def die_with(parent: Optional[int]) -> None:

@@ -121,6 +121,7 @@ class TensorRt(Engine):
         with open(path + ".json") as stream:
             self.details.update(json.load(stream))
         self.details["engine_was_kept"] = kept
+        self.details["engine_file"] = os.path.abspath(path)
         return path
 
     def _build(self, model: str, path: str, timing: str) -> None:

@@ -6,6 +6,7 @@ from autocompress.hardware.engines.catalogue import (
     build_seconds,
     install_hint,
     licence_notice,
+    remote_hint,
 )
 
-__all__ = ["AGENT_ENGINES", "PROGRAM_ENGINES", "build_seconds", "install_hint", "licence_notice"]
+__all__ = ["AGENT_ENGINES", "PROGRAM_ENGINES", "build_seconds", "install_hint", "licence_notice", "remote_hint"]

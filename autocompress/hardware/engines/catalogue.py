@@ -30,6 +30,13 @@ def install_hint(engine: str, device: str) -> str:
     return _INSTALL.get((engine, device), "")
 
 
+def remote_hint(engine: str) -> str:
+    """What to do to have an engine on a host that is reached over SSH."""
+    if engine == "tensorrt":
+        return "on a Jetson it comes with JetPack (sudo apt install tensorrt there)"
+    return f"install it there (python3 -m pip install {engine}), or name its interpreter in the profile"
+
+
 def build_seconds(engine: str) -> float:
     """How long an engine may take to build a model before anything runs, beyond the time-outs of all engines.
 

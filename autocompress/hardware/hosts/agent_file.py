@@ -11,7 +11,7 @@ from pathlib import Path
 from autocompress.paths import cache_dir, make_dir, write_bytes
 
 AGENT_FOLDER = Path(__file__).resolve().parent.parent / "agent"
-_MAIN = "import sys\nfrom agent.main import main\nsys.exit(main(sys.argv[1:]))\n"
+_MAIN = "import sys\nfrom agent.commands import main\nsys.exit(main(sys.argv[1:]))\n"
 
 
 def agent_file() -> Path:

@@ -129,19 +129,6 @@ def read_report(
     return AgentReport(outcome, f"{engine}: {text}", {}, phase, seconds, log)
 
 
-def phase_seconds(phases: str, now: float, wanted: str) -> float:
-    """How long an agent has been in a phase so far, by its phase file; ``now`` is on its host's clock."""
-    total, since = 0.0, None
-    for line in phases.split("\n"):
-        stamp, _, phase = line.partition(" ")
-        if not phase:
-            continue
-        if since is not None:
-            total += max(float(stamp) - since, 0.0)
-        since = float(stamp) if phase == wanted else None
-    return total if since is None else total + max(now - since, 0.0)
-
-
 def _death(death: Death, phase: str, log: str) -> tuple[Outcome, str]:
     code = death.code
     if code is None:

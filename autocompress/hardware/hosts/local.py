@@ -11,15 +11,16 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from autocompress.hardware.agent.phases import phase_seconds
+from autocompress.hardware.agent.system import engine_environment
 from autocompress.hardware.engines import PROGRAM_ENGINES
 from autocompress.hardware.hosts.agent_file import agent_file
-from autocompress.hardware.hosts.jobs import AgentJob, AgentReport, Death, phase_seconds, read_report
+from autocompress.hardware.hosts.jobs import AgentJob, AgentReport, Death, read_report
 
 _LOG_BYTES = 2**15
 
@@ -52,7 +53,7 @@ class LocalHost:
                 process = subprocess.Popen(
                     command,
                     cwd=folder,
-                    env=_environment(job.request),
+                    env=engine_environment(dict(job.request)),
                     stdin=subprocess.DEVNULL,
                     stdout=errors,
                     stderr=subprocess.STDOUT,
@@ -79,15 +80,6 @@ class LocalHost:
             log=_tail(folder / "stderr"),
             seconds=time.monotonic() - begin,
         )
-
-
-def _environment(request: Mapping[str, Any]) -> dict[str, str]:
-    """Ours, with the thread counts of the libraries below the engine; Ray sets them to 1 in its workers."""
-    threads = str(request.get("threads") or 1)
-    libraries = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
-    environment = {**os.environ, **dict.fromkeys(libraries, threads), "PYTHONDONTWRITEBYTECODE": "1"}
-    environment["NM_DISABLE_ANALYTICS"] = "1"  # DeepSparse would report its use over the network
-    return environment
 
 
 def _watch(process: subprocess.Popen[bytes], job: AgentJob, phase_file: Path) -> Death:
