@@ -42,15 +42,15 @@ search: $(STAMP)  ## search on the built-in phantoms: eight minutes, results in 
 # The tests of boards over SSH start a real sshd on 127.0.0.1, and are skipped where there is none. It is installed where
 # that asks for no password and starts no service (under systemd the package would listen on port 22 from then on).
 SUDO := $(if $(filter 0,$(shell id -u)),,sudo -n)
-APT_INSTALL := $(SUDO) env DEBIAN_FRONTEND=noninteractive apt-get -qq -o DPkg::Lock::Timeout=60 install -y --no-install-recommends
+APT := $(SUDO) env DEBIAN_FRONTEND=noninteractive timeout 180 apt-get -qq -o DPkg::Lock::Timeout=60 -o Acquire::http::Timeout=20
 
 .PHONY: sshd
 sshd:
 	@PATH="$$PATH:/usr/sbin:/usr/local/sbin:/sbin"; \
 	if command -v sshd && command -v ssh-keygen; then exit 0; fi >/dev/null; \
 	if command -v apt-get && [ ! -d /run/systemd/system ] && $(SUDO) true && \
-	  { $(APT_INSTALL) openssh-server || { $(SUDO) apt-get -qq update && $(APT_INSTALL) openssh-server; }; }; then exit 0; fi \
-	  >/dev/null 2>&1; \
+	  { install='install -y --no-install-recommends openssh-server'; $(APT) $$install || { $(APT) update && $(APT) $$install; }; }; \
+	then exit 0; fi >/dev/null 2>&1; \
 	echo "note: no sshd here, so the tests over SSH are skipped; apt-get install openssh-server would bring it" >&2
 
 .PHONY: test

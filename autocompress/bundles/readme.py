@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from autocompress.bundles.manifest import Manifest, Model
 
 # Tested as it stands: tests/bundles/test_readme.py runs it and compares it with `Bundle.predict`.
@@ -78,4 +80,12 @@ def _latency_line(model: Model) -> str:
     host = f"{measurement.engine} {measurement.engine_version}".strip()
     where = "" if model.target is None else f" for `{model.target}`"
     figures = f"{latency.p50:.3f} ms p50, {latency.p90:.3f} ms p90"
-    return f"- `{model.file}`{where}: {figures} ({word}: {host} on {measurement.host})"
+    line = f"- `{model.file}`{where}: {figures} ({word}: {host} on {measurement.host})"
+    parity = measurement.conditions.get("parity")
+    if not isinstance(parity, Mapping):
+        return line
+    return (
+        f"{line}; on {parity['slices']} of {parity['of']} {parity['split']} slices its Dice is {parity['dice']:.2f} "
+        f"there and {parity['dice_here']:.2f} by {parity['engine_here']} where the search ran, with "
+        f"{100 * parity['same_pixels']:.2f} % of the pixels in the same class"
+    )

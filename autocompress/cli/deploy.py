@@ -9,6 +9,7 @@ import argparse
 import json
 import shlex
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,7 +18,6 @@ from autocompress.errors import BundleError, ExitCode, UserError
 
 if TYPE_CHECKING:
     from autocompress.bundles import Manifest, VerifyReport
-    from autocompress.bundles.serving import ServedModel
     from autocompress.hardware.hosts.ssh import SshHost
     from autocompress.hardware.targets import Target
 
@@ -82,9 +82,9 @@ def _deploy(folder: Path, manifest: Manifest, profile: Any) -> dict[str, Any]:
             host, folder.resolve().name, {**files, MANIFEST_FILE: folder / MANIFEST_FILE, INPUT_FILE: sample}
         )
     report = verify_serving(folder, served.model, Serving(target, served.engine, served.precision))
-    engine = _engine_file(report)
-    if engine is not None:
-        add_file(host, there, ENGINE_FILE, engine)
+    built = _built(report)
+    if built:
+        add_file(host, there, ENGINE_FILE, built["engine_file"])
     return {
         "bundle": str(folder),
         "host": host.name,
@@ -95,7 +95,7 @@ def _deploy(folder: Path, manifest: Manifest, profile: Any) -> dict[str, Any]:
         "precision": served.precision,
         "checks": report.to_dict()["checks"],
         "measurements": report.to_dict()["measurements"],
-        "run": _commands(folder, there, host, served, target, built=engine is not None),
+        "run": _commands(folder, there, host, target, built),
     }
 
 
@@ -108,27 +108,25 @@ def _sample_input(folder: Path, to: Path) -> Path:
     return to
 
 
-def _engine_file(report: VerifyReport) -> str | None:
-    """Where the engine that was built lies on the board."""
+def _built(report: VerifyReport) -> Mapping[str, str]:
+    """On the board: the engine that was built (``engine_file``) and the program that runs it (``trtexec``)."""
     for measurement in report.measurements:
-        path = measurement.conditions.get("engine_details", {}).get("engine_file")
-        if path is not None:
-            return str(path)
-    return None
+        details = measurement.conditions.get("engine_details", {})
+        if "engine_file" in details:
+            return {name: str(details[name]) for name in ("engine_file", "trtexec") if name in details}
+    return {}
 
 
-def _commands(
-    folder: Path, there: str, host: SshHost, served: ServedModel, target: Target, *, built: bool
-) -> list[str]:
+def _commands(folder: Path, there: str, host: SshHost, target: Target, built: Mapping[str, str]) -> list[str]:
     """What to type: from here, and on the board."""
     from_here = (
         f"autocompress predict {shlex.quote(str(folder))} IMAGE --out LABELS --target {target.name} --host {host.name}"
     )
     login = f"{host.address.ssh_command} -t"
-    if built:
-        program = str(served.engine.options.get("trtexec", "/usr/src/tensorrt/bin/trtexec"))
-        command = f"{program} --loadEngine={ENGINE_FILE} --loadInputs=input:{INPUT_FILE} --exportOutput=output.json"
-        return [from_here, f"{login} {shlex.quote(f'cd {shlex.quote(there)} && {command}')}"]
+    if "trtexec" in built:
+        command = f"--loadEngine={ENGINE_FILE} --loadInputs=input:{INPUT_FILE} --exportOutput=output.json"
+        program = shlex.quote(built["trtexec"])
+        return [from_here, f"{login} {shlex.quote(f'cd {shlex.quote(there)} && {program} {command}')}"]
     return [from_here, f"{login} {shlex.quote(f'cd {shlex.quote(there)} && less README.md')}"]
 
 

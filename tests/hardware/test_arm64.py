@@ -89,7 +89,7 @@ def test_a_board_of_arm64_over_ssh(
     image: Callable[..., Any],
 ) -> None:
     model = make_model(tmp_path / "model.onnx")
-    with open_board(tmp_path / "board", python=python, trtexec=None) as board:
+    with open_board(tmp_path / "board", python=python, trtexec=None, jetson=False) as board:
         make_client(tmp_path / "client", monkeypatch, board.sshd)
         found = target(host={"kind": "ssh", "address": board.address})
         assert found.usable, found.unusable[0].line

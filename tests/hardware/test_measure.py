@@ -61,6 +61,20 @@ def test_foreign_load_is_repeated_and_then_marked(
     assert best.conditions["attempts"] == 3
 
 
+def test_a_power_mode_that_somebody_changed_is_no_measurement(
+    model: Path, target: Target, image: Callable[..., Any], quick: MeasureSettings, tmp_path: Path
+) -> None:
+    cache = LatencyCache(tmp_path / "latency")
+    demanding = replace(target, power_mode="MAXN")  # as it was when the target was looked at
+    (found,) = measure(
+        model, demanding, inputs=image(), settings=quick, cache=cache, turnstile=Turnstile(tmp_path / "t")
+    ).measurements
+    assert found.outcome == "lost" and found.latency is None
+    assert "the profile demands the power mode MAXN" in found.message
+    # It may be set back, so it is not remembered.
+    assert list((tmp_path / "latency").rglob("*.json")) == []
+
+
 def test_the_cache_answers_until_it_is_told_not_to(
     model: Path,
     target: Target,

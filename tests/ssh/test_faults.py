@@ -76,7 +76,7 @@ def test_a_download_that_was_cut_is_taken_up_without_another_run(
     assert not list((tmp_path / "job").glob("*.part"))
 
 
-@pytest.mark.parametrize("fault", ["cut", "black hole", "refused for a while"])
+@pytest.mark.parametrize("fault", ["cut", "black hole", pytest.param("refused for a while", marks=pytest.mark.slow)])
 def test_a_link_that_breaks_during_a_run_costs_nothing(
     proxy: Proxy, board: Board, model: Path, image: Callable[..., Any], tmp_path: Path, agents: Agents, fault: str
 ) -> None:
@@ -228,6 +228,7 @@ def test_a_disk_that_gets_full_during_the_run(
     assert small_board.sshd.wait_idle() == []
 
 
+@pytest.mark.slow
 def test_a_disk_without_a_byte(small_board: Board) -> None:
     fill(small_board.home / ".cache")
     report = host_at(small_board, settings=replace(QUICK, patience=1.0)).run(probe_job())
@@ -342,6 +343,7 @@ def test_a_client_that_ends_leaves_nothing_behind(
     assert board.sshd.wait_idle(1.5 if how == signal.SIGINT else 10.0) == []
 
 
+@pytest.mark.slow
 def test_a_program_that_outlives_its_agent_is_ended(
     board: Board, client: Client, model: Path, image: Callable[..., Any], tmp_path: Path
 ) -> None:

@@ -204,7 +204,7 @@ def test_a_black_hole_is_silent_until_it_is_healed() -> None:
 def test_a_network_that_refuses() -> None:
     with echo_proxy() as found:
         found.refuse()
-        with connect(found) as each, pytest.raises(OSError):
+        with pytest.raises(OSError), connect(found) as each:
             each.sendall(b"abc")
             while each.recv(10):
                 pass

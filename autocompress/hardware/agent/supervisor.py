@@ -22,9 +22,12 @@ from .lease import Lease
 from .phases import Phases, phase_seconds
 from .system import die_with, engine_environment, write_json
 
-JOB_FILE, END_FILE, LOCK_FILE, HEARD_FILE = "job.json", "end.json", "running.lock", "heard"
+JOB_FILE, END_FILE, LOCK_FILE = "job.json", "end.json", "running.lock"
+HEARD_FILE, HUNG_UP_FILE = "heard", "hung-up"
 ANSWER_FILE, REQUEST_FILE, LOG_FILE = "answer.json", "request.json", "stderr"
 TICK_SECONDS = 0.25
+HUNG_UP_SECONDS = 20.0
+"""A client that hung up, as by Ctrl-C or a killed worker, has so long to come back; one that fell silent has longer."""
 LOG_BYTES = 2**15
 FILE_DAYS, PART_DAYS, JOB_DAYS = 14, 1, 2
 """How long a host keeps files that nobody used, uploads that were never completed, and jobs that nobody ended."""
@@ -83,6 +86,8 @@ def wait(folder: str) -> int:
     Ends without an answer when its input ends, that is with the link.
     """
     folder = os.path.abspath(folder)
+    hung_up = os.path.join(folder, HUNG_UP_FILE)
+    _remove(hung_up)
 
     def report() -> None:
         try:
@@ -99,6 +104,7 @@ def wait(folder: str) -> int:
     thread.start()
     while os.read(0, 4096):
         _touch(os.path.join(folder, HEARD_FILE))
+    _touch(hung_up)
     os._exit(3)
 
 
@@ -140,7 +146,7 @@ class Supervisor:
         self.job = job
         self.phases = ANSWER_FILE + ".phases"
         self.heard_at: Optional[float] = None
-        self.heard_since = time.monotonic()
+        self.heard_since = self.connected_at = time.monotonic()
         self.process: Optional["subprocess.Popen[bytes]"] = None
 
     def run(self) -> Dict[str, Any]:
@@ -218,7 +224,10 @@ class Supervisor:
         now = time.monotonic()
         if heard != self.heard_at:
             self.heard_at, self.heard_since = heard, now
-        return now - self.heard_since > self.job["grace_seconds"]
+        grace = self.job["grace_seconds"]
+        if not os.path.exists(HUNG_UP_FILE):
+            self.connected_at = now
+        return now - self.heard_since > grace or now - self.connected_at > min(grace, HUNG_UP_SECONDS)
 
     def _kill(self) -> None:
         """End the agent and all that it started."""

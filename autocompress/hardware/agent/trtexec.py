@@ -40,6 +40,7 @@ class TrtExec(TensorRt):
         self.on_board = host_facts()["board"] is not None
         self.peak = 0
         self.program = self._find()
+        self.details["trtexec"] = self.program
         # It fails for want of the file, but tells its version and the GPU first.
         code, told = self._call(["--loadEngine=none.engine"])
         number = trt_version(told)

@@ -256,12 +256,26 @@ async def open_link(address: Address, settings: LinkSettings) -> AsyncIterator[L
         options |= _key_options(address)
         # An explicit limit around all of it: a jump host or a black hole may hang where asyncssh has no time-out.
         connection = await asyncio.wait_for(asyncssh.connect(address.host, **options), 3 * settings.connect)
-        async with connection, await asyncio.wait_for(connection.start_sftp_client(), settings.connect) as sftp:
+        async with connection, await _sftp(connection, settings) as sftp:
             yield Link(connection, sftp, address)
     except LinkError:
         raise
     except (asyncssh.Error, OSError, asyncio.TimeoutError, ValueError) as error:
         raise _explained(error, address) from error
+
+
+async def _sftp(connection: asyncssh.SSHClientConnection, settings: LinkSettings) -> asyncssh.SFTPClient:
+    """Open SFTP; a server without it says no more than one whose link goes at that moment."""
+    try:
+        return await asyncio.wait_for(connection.start_sftp_client(), settings.connect)
+    except asyncssh.ChannelOpenError as error:
+        done = await connection.run("true", stdin=asyncssh.DEVNULL, check=False, timeout=settings.connect)
+        if done.exit_status is None:
+            raise LinkError("the link was lost") from error
+        raise RefusedLinkError(
+            "its SSH server has no SFTP; a line 'Subsystem sftp /usr/lib/openssh/sftp-server' in its "
+            "/etc/ssh/sshd_config brings it"
+        ) from error
 
 
 def _quietly(_loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
@@ -284,12 +298,6 @@ def _explained(error: BaseException, address: Address) -> LinkError:
             (asyncssh.KeyImportError, asyncssh.ConfigParseError, FileNotFoundError, PermissionError, ValueError),
             True,
             f"key or SSH configuration: {text}",
-        ),
-        (
-            (asyncssh.ChannelOpenError,),
-            True,
-            "its SSH server has no SFTP; a line 'Subsystem sftp /usr/lib/openssh/sftp-server' in its "
-            "/etc/ssh/sshd_config brings it",
         ),
         ((socket.gaierror,), False, f"its name {address.host} is not known; check it, or write the IP address"),
         ((asyncssh.SFTPFailure,), False, f"it could not read or write a file: {text}"),

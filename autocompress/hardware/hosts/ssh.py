@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import functools
 import getpass
 import hashlib
@@ -18,6 +19,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+import asyncssh
+
 from autocompress.hardware.hosts.address import Address
 from autocompress.hardware.hosts.agent_file import agent_file
 from autocompress.hardware.hosts.jobs import AgentJob, AgentReport, Death, read_report
@@ -25,6 +28,8 @@ from autocompress.hardware.hosts.link import FullError, Home, Link, LinkError, L
 
 PYTHON = "python3"
 """The interpreter of a host where a profile names none."""
+FAREWELL_SECONDS = 5.0
+"""So long an interrupted client takes to end its job; where that fails the host does by itself."""
 LOOK_SECONDS = 10.0
 """A host that does not answer is tried again for so long where one only looks at it."""
 
@@ -134,7 +139,8 @@ class _Run:
                 raise FullError("no space left on its disk; free some")
             report = await self._read(link, folder, outcome)
         except asyncio.CancelledError:  # Ctrl-C: nothing is left running there
-            await asyncio.wait_for(self._finish(link, home), 5.0)
+            with contextlib.suppress(LinkError, asyncssh.Error, OSError, asyncio.TimeoutError):
+                await asyncio.wait_for(self._finish(link, home), FAREWELL_SECONDS)
             raise
         except ValueError as error:
             raise LinkError(f"it answered with something else than JSON: {error}") from error
