@@ -17,6 +17,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from autocompress.cli.arguments import add_host_argument, hosts_of, tell_about_hosts
 from autocompress.errors import ExitCode
 
 
@@ -29,6 +30,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="NAME",
         action="append",
         help="hardware profile by name or path (see 'autocompress targets'); several: one latency is minimised on each",
+    )
+    add_host_argument(what)
+    what.add_argument(
+        "--measure-later",
+        action="store_true",
+        help="train on by predicted latency while a host cannot be reached, and measure when it is back",
     )
     what.add_argument("--engines", metavar="A,B", help="use only these engines of the target")
     what.add_argument("--predict", action="store_true", help="predict latency and memory; the target is not at hand")
@@ -53,6 +60,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     how.add_argument("--no-parent", action="store_true", help="train every trial from scratch")
     how.add_argument("--no-distill", action="store_true", help="do not let the parent network teach the trials")
     how.add_argument("--recipe", metavar="FILE", help="your own SparseML recipe for trials with unstructured pruning")
+    how.add_argument("--no-stopping", action="store_true", help="train every trial to its end")
+    how.add_argument("--warm-start", metavar="STUDY", help="try the front of another study first")
     how.add_argument("--no-priors", action="store_true", help="do not begin with the paper's steps A to D")
     how.add_argument(
         "--runs",
@@ -77,6 +86,7 @@ def run(args: argparse.Namespace) -> int:
     from autocompress.search.resolve import overrides_of, resolve
     from autocompress.search.session import run_search
 
+    tell_about_hosts()
     # With --json standard output belongs to the events.
     console = Console(stderr=args.json)
     plan = resolve(
@@ -88,6 +98,8 @@ def run(args: argparse.Namespace) -> int:
         priors=not args.no_priors,
         ray_address=args.ray_address,
         predict=args.predict,
+        hosts=hosts_of(args),
+        measure_later=args.measure_later,
     )
     title = f"study {plan.name}: {plan.family} on {plan.data['name_or_path']} for {', '.join(plan.target_names)}"
     with Display(console, title, plan.budget_seconds, plan.trials) as display:

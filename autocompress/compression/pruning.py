@@ -12,7 +12,7 @@ import copy
 import importlib.util
 import os
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -84,22 +84,48 @@ class SparseMLPruning:
         self._model: nn.Module | None = None
         self._optimizer: torch.optim.Optimizer | None = None
         self._epoch = 0.0
+        self._past: list[float] = []
 
     def start(self, model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
         """Attach to the network and the optimiser."""
-        self._model, self._optimizer, self._epoch = model, optimizer, 0.0
+        self._model, self._optimizer, self._epoch, self._past = model, optimizer, 0.0, []
         self._manager = _manager(self.recipe)
         self._manager.initialize(model, epoch=0.0, loggers=_silent_loggers())
 
     def before_step(self, fraction: float) -> None:
         """Choose the zeros that are due at this share of the budget."""
         self._epoch = min(fraction, 1.0) * self.recipe.epochs
+        self._past.append(self._epoch)
         self._manager.update(self._model, self._optimizer, self._epoch, _STEPS_PER_EPOCH, log_updates=False)
         self._manager.optimizer_pre_step(self._model, self._optimizer, self._epoch, _STEPS_PER_EPOCH)
 
     def after_step(self) -> None:
         """Undo what the optimiser's momentum did to zeros."""
         self._manager.optimizer_post_step(self._model, self._optimizer, self._epoch, _STEPS_PER_EPOCH)
+
+    def state(self) -> dict[str, torch.Tensor]:
+        """The masks, and the epochs of the steps so far, for a training that pauses."""
+        masks = _masks_of(self._manager)
+        return {"epochs": torch.tensor(self._past, dtype=torch.float64), **{f"mask/{k}": v for k, v in masks.items()}}
+
+    def resume(self, model: nn.Module, optimizer: torch.optim.Optimizer, state: Mapping[str, torch.Tensor]) -> None:
+        """Attach to the network and the optimiser of a training that goes on after a pause.
+
+        SparseML keeps when it last chose zeros to itself, so the steps are played again on a copy's weights: what is
+        chosen on the way is replaced by the masks that were kept.
+        """
+        weights = {name: value.clone() for name, value in model.state_dict().items()}
+        self.start(model, optimizer)
+        for epoch in state["epochs"].tolist():
+            self._manager.update(model, optimizer, epoch, _STEPS_PER_EPOCH, log_updates=False)
+        self._past = state["epochs"].tolist()
+        self._epoch = self._past[-1] if self._past else 0.0
+        model.load_state_dict(weights)
+        found = {key.removeprefix("mask/"): value for key, value in state.items() if key.startswith("mask/")}
+        for modifier in self._manager.iter_modifiers():
+            names = modifier.state_dict().keys()
+            if names:
+                modifier.load_state_dict({name: found[f"{modifier.identifier()}/{name}"] for name in names})
 
     def finish(self) -> None:
         """Reach the final ratio, also where the training ended early, and let go of the network."""
@@ -182,6 +208,15 @@ def _manager(recipe: Recipe) -> Any:
         return ScheduledModifierManager.from_yaml(recipe.text)
     except (ValueError, TypeError, KeyError) as error:
         raise ConfigError(f"SparseML refuses the recipe: {' '.join(str(error).split())}") from error
+
+
+def _masks_of(manager: Any) -> dict[str, torch.Tensor]:
+    """All masks by ``MODIFIER/WEIGHT``."""
+    return {
+        f"{modifier.identifier()}/{name}": mask
+        for modifier in manager.iter_modifiers()
+        for name, mask in modifier.state_dict().items()
+    }
 
 
 def _silent_loggers() -> Any:

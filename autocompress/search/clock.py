@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
 
 class Clock:
-    """Books a task's time on phases; what is in no phase is ``other``."""
+    """Books a task's time on phases; what is in no phase is ``other``.
 
-    def __init__(self) -> None:
+    Args:
+        before: seconds by phase that earlier parts of the same task took.
+    """
+
+    def __init__(self, before: Mapping[str, float] | None = None) -> None:
         self._begun = time.monotonic()
+        self._before = dict(before or {})
         self._seconds: dict[str, float] = {}
 
     @contextmanager
@@ -30,6 +35,7 @@ class Clock:
             self._seconds[source] = self._seconds.get(source, 0.0) - seconds
 
     def seconds(self) -> dict[str, float]:
-        """Seconds by phase; they sum to the time since the clock was made."""
+        """Seconds by phase; they sum to the time since the clock was made, and what was taken before it."""
         booked = sum(self._seconds.values())
-        return {**self._seconds, "other": max(0.0, time.monotonic() - self._begun - booked)}
+        now = {**self._seconds, "other": max(0.0, time.monotonic() - self._begun - booked)}
+        return {phase: self._before.get(phase, 0.0) + now.get(phase, 0.0) for phase in {**self._before, **now}}

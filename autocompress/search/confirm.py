@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from autocompress.errors import UserError
 from autocompress.paths import write_json
 from autocompress.search.clock import Clock
-from autocompress.search.evaluate import evaluate_file
+from autocompress.search.evaluate import evaluate_file, evaluate_there
 from autocompress.search.outcome import FrontMember, OnTarget
 from autocompress.search.records import (
     CONFIRM_FILE,
@@ -20,12 +20,13 @@ from autocompress.search.records import (
     TrialRequest,
     TrialResult,
 )
+from autocompress.search.trial import LONGER, train_longer
 from autocompress.search.variants import Variant, Variants, places_of, seen_by
 
 if TYPE_CHECKING:
     from autocompress.bundles import ModelFile
     from autocompress.config import CompressionConfig
-    from autocompress.data.dataset import Dataset, FloatArray
+    from autocompress.data.dataset import Dataset, FloatArray, Split
     from autocompress.hardware.records import Measurement
     from autocompress.hardware.targets import Target
     from autocompress.hardware.turnstile import Turnstile
@@ -55,7 +56,8 @@ def confirm_member(values: Mapping[str, Any]) -> None:
     """Confirm one trial (in a worker): its last act is to write ``confirmed.json`` into the trial's folder.
 
     Args:
-        values: ``trial``, a `TrialRequest` as plain values; ``study``; ``seed``; ``bundles``, the folder for them.
+        values: ``trial``, a `TrialRequest` as plain values; ``study``; ``seed``; ``bundles``, the folder for them;
+            ``longer_seconds`` of further training before that, 0 for none.
 
     Raises:
         UserError: the engine failed, or the bundle does not pass its own verification.
@@ -73,7 +75,14 @@ def confirm_member(values: Mapping[str, Any]) -> None:
     result = TrialResult.load(folder)
     if result is None or result.measurement is None or result.dice is None:
         raise UserError(f"trial {request.number} has no complete result to confirm")
-    config = result.config
+    before, config = result, result.config
+    seconds = float(values.get("longer_seconds", 0.0))
+    longer = TrialResult.load(folder / LONGER)  # of a confirmation that did not come to its end
+    if longer is None and seconds > 0:
+        longer = train_longer(request, result, seconds, clock)
+    if longer is not None:
+        result, folder = longer, folder / LONGER
+    assert result.dice is not None  # further training keeps what it is judged by
     dataset = open_dataset(**request.data)
     turnstile = Turnstile()
     places = places_of(request, dataset, turnstile)
@@ -89,7 +98,8 @@ def confirm_member(values: Mapping[str, Any]) -> None:
     models = [each.model for each in confirmed]
     if all(each.evaluation_only for each in confirmed):
         with clock.phase("export"):
-            models.append(_deployable(request, dataset, turnstile, sample))
+            models.append(_deployable(request, folder, dataset, turnstile, sample))
+    recipe = Path(request.folder) / RECIPE_FILE
     # Layouts that do not tell the spacing have ones.
     unit: Literal["mm", "voxels"] = "voxels" if next(dataset.volumes("validation")).spacing == (1.0, 1.0, 1.0) else "mm"
     # Verification runs the network in PyTorch and in its engine: not while another worker measures.
@@ -128,7 +138,7 @@ def confirm_member(values: Mapping[str, Any]) -> None:
                 trial=request.number,
                 seed=values["seed"],
             ),
-            recipe=(folder / RECIPE_FILE).read_text() if (folder / RECIPE_FILE).exists() else None,
+            recipe=recipe.read_text() if recipe.exists() else None,
             replace=True,
         )
         here = len(places) == 1 and not (first.place.target.predicted or first.evaluation_only)
@@ -156,13 +166,16 @@ def confirm_member(values: Mapping[str, Any]) -> None:
             )
             for each, model in zip(confirmed[1:], manifest.models[1:], strict=False)
         ),
+        longer_seconds=0.0 if longer is None else seconds,
+        was={"dice": before.dice, "latency_ms": list(before.latencies_ms(request.percentile))},
     )
     write_json(
-        folder / CONFIRM_FILE,
+        Path(request.folder) / CONFIRM_FILE,
         {
             "member": member.to_dict(),
             "measurement": first.measurement.to_dict(),
             "others": {each.place.target.name: each.measurement.to_dict() for each in confirmed[1:]},
+            "per_class": dict(result.per_class),
             "per_class_test": {} if report is None else report.per_class,
             "hd95": None if report is None else report.hd95_mean,
             "hd95_per_class": {} if report is None else report.hd95_per_class,
@@ -191,21 +204,19 @@ def _confirm(
     measurement = variant.measurements[0]
     if measurement.latency is None:
         raise UserError(f"trial {request.number} could not be measured again: {measurement.message}")
-    with clock.phase("evaluate"), place.turnstile.step():
-        report = None
-        if place.dataset.cases("test"):
-            report = evaluate_file(
-                file,
-                engine,
-                place.target,
-                place.dataset,
-                "test",
-                resolution=config.resolution,
-                precision=config.precision,
-                threads=request.threads,
-                hd95=True,
-                turnstile=place.turnstile,
-            )
+    report = None
+    with clock.phase("evaluate"), place.room():
+        how: dict[str, Any] = {"resolution": config.resolution, "precision": config.precision, "hd95": True}
+        how |= {"threads": request.threads, "turnstile": place.turnstile}
+        tested = bool(place.dataset.cases("test"))
+        if place.target.remote:
+            split: Split = "test" if tested else "validation"
+            judged, parity = evaluate_there(file, engine, place.target, place.dataset, split, **how)
+            conditions = {**measurement.conditions, "parity": {"split": split, **parity.to_dict()}}
+            measurement = replace(measurement, conditions=conditions)
+            report = judged if tested else None
+        elif tested:
+            report = evaluate_file(file, engine, place.target, place.dataset, "test", **how)
     output = next(infer(file, engine, place.target, [sample], precision=config.precision, turnstile=place.turnstile))
     others = tuple(each for each in before if each.engine != engine.name)
     several = place.target.name if request.others else None
@@ -218,7 +229,9 @@ def _percentiles(measurement: Measurement) -> dict[str, float]:
     return latency.percentiles
 
 
-def _deployable(request: TrialRequest, dataset: Dataset, turnstile: Turnstile, sample: FloatArray) -> ModelFile:
+def _deployable(
+    request: TrialRequest, folder: Path, dataset: Dataset, turnstile: Turnstile, sample: FloatArray
+) -> ModelFile:
     """The same weights for an engine whose licence allows more than evaluation, with its own latency."""
     from safetensors.torch import load_file
 
@@ -228,7 +241,6 @@ def _deployable(request: TrialRequest, dataset: Dataset, turnstile: Turnstile, s
     from autocompress.models import build
     from autocompress.specs.library import load_spec
 
-    folder = Path(request.folder)
     target = resolve_target(load_spec("target", DEPLOYABLE_TARGET))
     variants = Variants(request, target, dataset, turnstile)
     config = request.config.dense()

@@ -12,6 +12,8 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
+from autocompress.search.stopping import percent
+
 
 class Display:
     """Turns the driver's events into a picture; use it as a context manager and as the listener.
@@ -83,6 +85,15 @@ class Display:
         self._running.pop(event["trial"], None)
         return f"trial {event['trial']} is asked again: {event['reason']}"
 
+    def _on_held(self, event: Mapping[str, Any]) -> str:
+        self._running.pop(event["trial"], None)
+        return f"trial {event['trial']} is held back: {event['reason']}"
+
+    def _on_rung(self, event: Mapping[str, Any]) -> str:
+        where = f"trial {event['trial']}: Dice {event['dice']:.1f} after {percent(event['share'])} of its training"
+        # Why a trial is stopped is told with its end.
+        return f"{where}, goes on" if event["goes_on"] else where
+
     def _on_trial(self, event: Mapping[str, Any]) -> str:
         number = event["trial"]
         self._running.pop(number, None)
@@ -97,7 +108,15 @@ class Display:
 
     def _on_confirmed(self, event: Mapping[str, Any]) -> str:
         test = "no test volumes" if event["dice_test"] is None else f"test Dice {event['dice_test']:.1f}"
-        return f"confirmed trial {event['trial']}: {test} (validation {event['dice']:.1f}), {_latency(event)}"
+        was = event.get("was", {})
+        if not was:
+            return f"confirmed trial {event['trial']}: {test} (validation {event['dice']:.1f}), {_latency(event)}"
+        longer = f" after {event['longer_seconds']:.0f} s more" if event["longer_seconds"] else ""
+        before = told_ms(was["latency_ms"]).removesuffix(" ms")
+        return (
+            f"confirmed trial {event['trial']}: {test} (validation {was['dice']:.1f} -> {event['dice']:.1f}{longer}), "
+            f"latency {before} -> {_latency(event)}"
+        )
 
     # -- the picture ----------------------------------------------------------------------------------------------
 

@@ -38,6 +38,18 @@ def violations(result: TrialResult, constraints: Constraints, percentile: str) -
     return excess
 
 
+def relative_excess(result: TrialResult, constraints: Constraints, percentile: str) -> float:
+    """By how much a trial misses the limits on latency, memory and size, each relative to its limit; 0 for not at all.
+
+    The constraint on Dice is left out: it is known at the end of the training alone.
+    """
+    return sum(
+        excess / getattr(constraints, name)
+        for name, excess in violations(result, constraints, percentile).items()
+        if name != "min_dice" and excess > 0
+    )
+
+
 def too_dear(result: TrialResult, constraints: Constraints, percentile: str) -> str:
     """The first constraint that a model misses by what was measured before training, in words; empty for none."""
     for name, excess in violations(result, constraints, percentile).items():

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -50,6 +50,8 @@ class FrontMember:
         parameters, gmacs, size_bytes: of the network and of the first target's file.
         bundle: folder of the bundle.
         others: the model on the study's further targets.
+        longer_seconds: of further training that it got and gained by; 0 where it is the trial's own network.
+        was: ``dice`` and ``latency_ms``, the latter on each target, as the trial had them before the confirmation.
     """
 
     trial: int
@@ -64,6 +66,8 @@ class FrontMember:
     size_bytes: int
     bundle: Path
     others: tuple[OnTarget, ...] = ()
+    longer_seconds: float = 0.0
+    was: Mapping[str, Any] = field(default_factory=dict)
 
     def latencies_ms(self, percentile: str) -> list[float]:
         """The confirmed latency on each target, in the study's order."""
@@ -124,26 +128,62 @@ def still_on_front(members: Sequence[FrontMember], constraints: Constraints, per
     return non_dominated(kept, lambda each: [*each.latencies_ms(percentile), -each.dice])
 
 
-def nearest_miss(results: Sequence[TrialResult], constraints: Constraints, percentile: str) -> str:
-    """One line on the model that came nearest to being feasible, and on what to relax.
+SHOWN_MISSES = 3
+"""How many models are named when nothing is feasible."""
 
-    The nearest is the one whose largest excess, relative to its limit, is smallest; models that were judged by both
-    objectives come before those that were refused for their latency alone.
+
+@dataclass(frozen=True)
+class _Miss:
+    """A model that is not feasible.
+
+    Attributes:
+        result: the trial.
+        excess: by how much it misses each constraint that it misses.
+        relative: the largest of them, relative to its limit.
+    """
+
+    result: TrialResult
+    excess: Mapping[str, float]
+    relative: float
+
+
+def nearest_miss(results: Sequence[TrialResult], constraints: Constraints, percentile: str) -> str:
+    """One line on the models that came nearest to being feasible, on the constraint that binds, and what to relax.
+
+    The nearest are those whose largest excess, relative to its limit, is smallest; models that were judged by both
+    objectives come before those that were refused for their latency alone. The constraint that binds is the one that
+    most of them miss.
     """
     limits = {name: value for name, value in constraints.model_dump().items() if value is not None}
-    ranked: list[tuple[bool, float, TrialResult, dict[str, float]]] = []
+    misses = []
     for result in results:
         excess = {name: value for name, value in violations(result, constraints, percentile).items() if value > 0}
         if excess:
             relative = max(value / max(abs(limits[name]), 1e-9) for name, value in excess.items())
-            ranked.append((result.state != "complete", relative, result, excess))
-    if not ranked:
+            misses.append(_Miss(result, excess, relative))
+    if not misses:
         reasons = [result.reason for result in results if result.reason]
         hint = f"; the last one: {reasons[-1]}" if reasons else "; raise --budget"
         return f"no trial could be judged ({len(results)} tried){hint}"
-    _, _, result, excess = min(ranked, key=lambda each: each[:2])
-    said, relax = [], []
-    for name, value in excess.items():
+    misses.sort(key=lambda each: (each.result.state != "complete", each.relative))
+    nearest, *others = misses[:SHOWN_MISSES]
+    relax = []
+    for name, value in nearest.excess.items():
+        _, factor, flag = LIMITS[name]
+        reached = limits[name] - value if name == "min_dice" else limits[name] + value
+        # Rounded towards what this model keeps.
+        rounded = int(reached * factor * 10) / 10 + (0.1 if name != "min_dice" else 0.0)
+        relax.append(f"{flag} {rounded:g}{mega(name)}")
+    further = f"; next {', '.join(_told(each, limits) for each in others)}" if others else ""
+    return (
+        f"nothing feasible; nearest miss is {_told(nearest, limits)}; {_binding(misses)}{further}; "
+        f"relax to {' '.join(relax)}, or raise --budget"
+    )
+
+
+def _told(miss: _Miss, limits: Mapping[str, float]) -> str:
+    said = []
+    for name, value in miss.excess.items():
         unit, factor, flag = LIMITS[name]
         limit = limits[name]
         reached = limit - value if name == "min_dice" else limit + value
@@ -151,11 +191,18 @@ def nearest_miss(results: Sequence[TrialResult], constraints: Constraints, perce
         said.append(
             f"{reached * factor:.2f} {unit}, {value * factor:.2f} {direction} {flag} {limit * factor:g}{mega(name)}"
         )
-        # Rounded towards what this model keeps.
-        rounded = int(reached * factor * 10) / 10 + (0.1 if name != "min_dice" else 0.0)
-        relax.append(f"{flag} {rounded:g}{mega(name)}")
-    judged = "" if result.state == "complete" else " (not trained)"
-    return (
-        f"nothing feasible; nearest miss is trial {result.number} ({result.config.label}){judged}: {'; '.join(said)}; "
-        f"relax to {' '.join(relax)}, or raise --budget"
-    )
+    judged = "" if miss.result.state == "complete" else " (not trained)"
+    return f"trial {miss.result.number} ({miss.result.config.label}){judged}: {'; '.join(said)}"
+
+
+def _binding(misses: Sequence[_Miss]) -> str:
+    """Which constraint binds: the one that most models miss; of equals the one that is missed by most."""
+    names = list(dict.fromkeys(name for each in misses for name in each.excess))
+
+    def weight(name: str) -> tuple[int, float]:
+        missing = [each for each in misses if name in each.excess]
+        return len(missing), sum(each.relative for each in missing)
+
+    binding = max(names, key=weight)
+    count = weight(binding)[0]
+    return f"{LIMITS[binding][2]} binds, which {count} of {len(misses)} infeasible models miss"

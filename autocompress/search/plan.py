@@ -10,12 +10,16 @@ from pathlib import Path
 from typing import Any
 
 from autocompress.bundles.provenance import package_versions
+from autocompress.config import CompressionConfig
 from autocompress.errors import UserError
 from autocompress.hardware.targets import Target
 from autocompress.paths import read_json, write_json
+from autocompress.search.stopping import ETA, StoppingRule
 from autocompress.specs.schemas import Constraints, SearchSpace
 
 PLAN_FILE = "study.json"
+MIN_RUNG_SECONDS = 3.0
+"""Of training before a rung: coming back there costs about a second on a small processor."""
 
 
 @dataclass(frozen=True)
@@ -48,6 +52,10 @@ class SearchPlan:
         confirm_share: share of the budget that is kept for the confirmation of the front.
         ray_address: of a running cluster; None starts Ray on this machine.
         recipe: text of the user's own pruning recipe; None writes one for each trial.
+        measure_later: trials are trained while a host cannot be reached, and measured when it is back.
+        rungs: shares of a trial's training at which it is compared with the others; none never stops one early.
+        eta: one in so many goes on at each rung.
+        warm_start: configurations that are tried first: another study's front.
         notes: what was decided on the way here, one line each, for display.
     """
 
@@ -76,7 +84,23 @@ class SearchPlan:
     confirm_share: float
     ray_address: str | None = None
     recipe: str | None = None
+    measure_later: bool = False
+    rungs: tuple[float, ...] = ()
+    eta: int = ETA
+    warm_start: tuple[CompressionConfig, ...] = ()
     notes: tuple[str, ...] = ()
+
+    @property
+    def stopping_rule(self) -> StoppingRule:
+        """When trials are stopped early; rungs that come too soon to tell anything are left out."""
+        least = MIN_RUNG_SECONDS / self.trial_seconds if self.trial_seconds else 0.0
+        rungs = tuple(share for share in self.rungs if share >= least)
+        return StoppingRule(rungs, self.eta, self.constraints.min_dice)
+
+    @property
+    def slots(self) -> int:
+        """Trials on their way at once: as many as train, and one for each board that may be measuring."""
+        return self.workers + sum(len(target.where.get("address", ())) for target in self.targets if target.remote)
 
     @property
     def target(self) -> Target:
@@ -142,6 +166,7 @@ class SearchPlan:
                 "space": self.space.to_dict(),
                 "constraints": self.constraints.to_dict(),
                 "sampler": self.sampler,
+                "stopping": {"rungs": list(self.rungs), "eta": self.eta},
                 "seed": self.seed,
                 "workers": self.workers,
                 "budget_seconds": self.budget_seconds,

@@ -24,6 +24,22 @@ WEIGHTS_FILE = "weights.safetensors"
 
 
 @dataclass(frozen=True)
+class Rung:
+    """What a trial had reached on its way.
+
+    Attributes:
+        share: of its training, above 0 and below 1.
+        dice: mean Dice in percent on the validation volumes of the network as it was, in PyTorch and float32: a
+            diagnostic that ranks trials, not what the exported file would reach.
+        seconds: of training so far.
+    """
+
+    share: float
+    dice: float
+    seconds: float
+
+
+@dataclass(frozen=True)
 class TrialRequest:
     """All that a worker needs for one trial.
 
@@ -42,6 +58,11 @@ class TrialRequest:
         percentile: which latency is the objective: ``p50``, ``p90`` or ``p99``.
         threads: threads for training in this worker.
         recipe: text of the user's own pruning recipe, in place of one written from the prune ratio.
+        pause_at: share of the training at which the trial comes back for a decision; None goes on to the end.
+        training_places: so many trials of the study train at once on a machine, where more are on their way because a
+            board measures; None for no limit.
+        measure_later: while a target's host cannot be reached the trial goes on by predicted latency, and is held back
+            only when it is trained.
     """
 
     folder: str
@@ -59,6 +80,9 @@ class TrialRequest:
     max_size_bytes: int | None = None
     recipe: str | None = None
     others: tuple[Mapping[str, Any], ...] = ()
+    pause_at: float | None = None
+    training_places: int | None = None
+    measure_later: bool = False
 
     @property
     def limits(self) -> Constraints:
@@ -115,7 +139,8 @@ class TrialResult:
     """What became of one trial.
 
     Attributes:
-        state: ``complete`` (judged by all objectives), ``pruned`` (refused before training) or ``failed``.
+        state: ``complete`` (judged by all objectives), ``pruned`` (refused before training, or stopped at a rung) or
+            ``failed``.
         reason: one line for people where the state is not ``complete``.
         dice: mean Dice in percent of the exported file on the validation volumes; with several targets, of the one
             whose file has the lowest.
@@ -130,6 +155,9 @@ class TrialResult:
         repair: what was done because rounding alone cost too much Dice; empty for nothing.
         file: name of the first target's exported file in the trial's folder.
         others: the network on the study's further targets.
+        rungs: what was reached on the way, in its order.
+        refused_under: the limits that it was refused for before training, by name; it is asked again when they are
+            loosened.
     """
 
     number: int
@@ -150,6 +178,13 @@ class TrialResult:
     repair: str = ""
     file: str = MODEL_FILE
     others: tuple[Placement, ...] = ()
+    rungs: tuple[Rung, ...] = ()
+    refused_under: Mapping[str, float] = field(default_factory=dict)
+
+    @property
+    def stopped(self) -> bool:
+        """Whether it was stopped at a rung, and can be taken up again."""
+        return self.state == "pruned" and bool(self.rungs)
 
     @property
     def measurement(self) -> Measurement | None:
@@ -188,6 +223,7 @@ class TrialResult:
         plain["config"] = CompressionConfig.from_dict(plain["config"])
         plain["measurements"] = tuple(Measurement.from_dict(each) for each in plain["measurements"])
         plain["others"] = tuple(Placement.from_dict(each) for each in plain.get("others", ()))
+        plain["rungs"] = tuple(Rung(**each) for each in plain.get("rungs", ()))
         return cls(**plain)
 
     def save(self, folder: Path) -> None:

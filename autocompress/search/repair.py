@@ -6,6 +6,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from autocompress.training.settings import TrainSettings
+
 if TYPE_CHECKING:
     from torch import nn
 
@@ -20,6 +22,9 @@ FINE_TUNE_SHARE = 0.2
 """Of a trial's training time, for the fine-tune."""
 FINE_TUNE_RATE = 0.1
 """Of the peak learning rate."""
+FURTHER_RATE = 0.3
+"""Of the peak learning rate, for the further training of a member of the front: the first training ended at a rate of
+nothing, and at the peak much of what it learnt would be lost."""
 
 
 @dataclass(frozen=True)
@@ -69,3 +74,12 @@ def fine_tuning(training: Mapping[str, Any]) -> dict[str, Any]:
     else:
         settings["seconds"] = FINE_TUNE_SHARE * settings["seconds"]
     return settings
+
+
+def further_training(training: Mapping[str, Any], seconds: float) -> dict[str, Any]:
+    """Settings of a further training of so many seconds from those of a trial's.
+
+    With another seed: else the slices would come in the same order again.
+    """
+    rate = FURTHER_RATE * training.get("learning_rate", TrainSettings.learning_rate)
+    return {**training, "seconds": seconds, "steps": None, "seed": training["seed"] + 1, "learning_rate": rate}

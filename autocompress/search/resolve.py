@@ -7,15 +7,19 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from autocompress.config import CompressionConfig
 from autocompress.data import open_dataset
-from autocompress.errors import SpecError, UserError
-from autocompress.hardware.predicted import basis_of, find_target
-from autocompress.hardware.targets import Target
+from autocompress.errors import ConfigError, SpecError, UserError
+from autocompress.hardware.predicted import basis_of, find_target, with_all_predictors
+from autocompress.hardware.targets import Hosts, Target, on_hosts
 from autocompress.models import get_family
+from autocompress.paths import read_json
 from autocompress.search.adoption import find_parent
 from autocompress.search.own_recipe import one_ratio, take_recipe
 from autocompress.search.plan import SearchPlan
+from autocompress.search.records import FRONT_FILE
 from autocompress.search.storage import default_url
+from autocompress.search.view import find_study
 from autocompress.specs.library import list_specs, load_spec, load_study
 from autocompress.specs.schemas import StudySpec
 
@@ -36,9 +40,12 @@ _OVERRIDES = {
     "max_size": "objective.constraints.max_size_bytes",
     "trial_seconds": "training.trial_seconds",
     "sampler": "sampler.name",
+    "warm_start": "warm_start",
 }
 
-OPTIONS = frozenset({*_OVERRIDES, "target", "budget", "trials", "parent", "no_parent", "no_distill", "recipe"})
+OPTIONS = frozenset(
+    {*_OVERRIDES, "target", "budget", "trials", "parent", "no_parent", "no_distill", "recipe", "no_stopping"}
+)
 """Arguments that change fields of the study."""
 
 
@@ -52,6 +59,8 @@ def resolve(
     priors: bool = True,
     ray_address: str | None = None,
     predict: bool = False,
+    hosts: Hosts | None = None,
+    measure_later: bool = False,
 ) -> SearchPlan:
     """Resolve a study.
 
@@ -65,6 +74,8 @@ def resolve(
         priors: try the paper's steps A to D first.
         ray_address: of a running Ray cluster.
         predict: predict latency and memory instead of measuring them, for a target that is not at hand.
+        hosts: where the target on another machine is reached over SSH.
+        measure_later: train on while such a host is away, by predicted latency, and measure when it is back.
 
     Raises:
         UserError: a name is unknown, a value is not allowed, the data cannot be read, the target cannot be used.
@@ -74,7 +85,12 @@ def resolve(
     spec = load_study(base, overrides)
     if spec.data is None:
         raise SpecError(f"study {base} names no data set; give one with --data")
-    targets = _targets(spec.targets, engines, predict)
+    targets = _targets(spec.targets, engines, predict, hosts or Hosts(), measure_later)
+    notes += [
+        f"Dice on {target.name} is that of about {target.accuracy_slices} slices, evenly spread over the volumes"
+        for target in targets
+        if target.remote and target.accuracy_slices is not None
+    ]
     notes += [
         f"latency and memory of {target.name} are predicted, not measured: {basis_of(target)}"
         for target in targets
@@ -103,6 +119,10 @@ def resolve(
     parent = _parent(spec, shape)
     if "source" in parent:
         notes.append(f"parent network from {parent['source']}; none is trained")
+    warm_start: tuple[CompressionConfig, ...] = ()
+    if spec.warm_start is not None:
+        warm_start = front_of(spec.warm_start, Path(out).expanduser())
+        notes.append(f"tried first: the front of {spec.warm_start}, {len(warm_start)} configurations")
     cores = os.cpu_count() or 1
     workers = spec.workers or min(cores, MAX_AUTO_WORKERS)
     folder = Path(out).expanduser().absolute() / (name or "-".join([dataset.name, *spec.targets]))
@@ -131,19 +151,60 @@ def resolve(
         trial_seconds=None if training.trial_seconds == "auto" else training.trial_seconds,
         confirm_share=spec.confirm.share,
         ray_address=ray_address,
+        measure_later=measure_later,
         recipe=recipe,
+        rungs=spec.stopping.rungs if spec.stopping.enabled else (),
+        eta=spec.stopping.eta,
+        warm_start=warm_start,
         notes=tuple(notes),
     )
 
 
-def _targets(names: Sequence[str], engines: Sequence[str] | None, predict: bool) -> tuple[Target, ...]:
+def front_of(study: str, out: Path) -> tuple[CompressionConfig, ...]:
+    """The configurations on the front of another study, for a warm start.
+
+    Args:
+        study: its name, or the path of its folder.
+        out: folder that holds the studies.
+
+    Raises:
+        UserError: there is no such study, it has no front yet, or the front is damaged.
+    """
+    folder = find_study(study, out)
+    path = folder / FRONT_FILE
+    try:
+        members = read_json(path)["front"] if path.exists() else []
+        configs = tuple(CompressionConfig.from_dict(member["config"]) for member in members)
+    except (ConfigError, KeyError, TypeError, ValueError) as error:
+        raise UserError(f"{path} is damaged ({error}); run that study again, or leave --warm-start out") from error
+    if not configs:
+        raise UserError(f"study {study} has no front to start from; run it to its end, or leave --warm-start out")
+    return configs
+
+
+def _targets(
+    names: Sequence[str], engines: Sequence[str] | None, predict: bool, hosts: Hosts, measure_later: bool
+) -> tuple[Target, ...]:
     """The hardware profiles of a study, each resolved on its host."""
     if engines is not None and len(names) > 1:
         raise SpecError(
             f"--engines goes with one target, not with {', '.join(names)}; choose profiles with those engines alone"
         )
     profiles = [load_spec("target", name) for name in names]
+    if hosts.addresses:
+        away = [profile.name for profile in profiles if profile.host.kind == "ssh"]
+        if len(away) > 1:
+            raise SpecError(
+                f"--host goes with one target on another machine, not with {', '.join(away)}; "
+                "write the addresses into the profiles"
+            )
+        profiles = [on_hosts(each, hosts) if not away or each.name == away[0] else each for each in profiles]
     found = tuple(find_target(profile, engines=engines, predict=predict) for profile in profiles)
+    if measure_later:
+        found = tuple(
+            with_all_predictors(target, profile) if target.remote else target
+            for target, profile in zip(found, profiles, strict=True)
+        )
     if len({target.name for target in found}) < len(found):
         raise SpecError(f"targets {', '.join(names)}: two of them are called alike; name each profile once")
     return found
@@ -179,6 +240,8 @@ def overrides_of(values: Mapping[str, Any]) -> dict[str, Any]:
         changes.update({"parent.source": str(values["parent"]), "parent.enabled": True, "parent.config": "auto"})
     if values.get("recipe") is not None:
         changes["training.recipe"] = str(values["recipe"])
+    if values.get("no_stopping"):
+        changes["stopping.enabled"] = False
     if values.get("no_distill"):
         changes["training.distill_weight"] = 0.0
         changes["training.feature_weight"] = 0.0

@@ -9,16 +9,19 @@ import time
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Any
 
 from autocompress.config import CompressionConfig
 from autocompress.errors import NothingFeasibleError, UserError
+from autocompress.hardware.targets import Hosts
 from autocompress.paths import make_dir, read_json, write_json
 from autocompress.search.adoption import adopt_parent
+from autocompress.search.budget import confirm_cost, longer_seconds, needed_seconds
 from autocompress.search.confirm import confirm_member
-from autocompress.search.display import told_ms
+from autocompress.search.display import duration, told_ms
 from autocompress.search.driver import Driver, Listener
 from autocompress.search.executor import RayExecutor, uninterrupted
 from autocompress.search.ledger import Ledger
@@ -40,6 +43,8 @@ if TYPE_CHECKING:
 MIN_TRIAL_SECONDS, MAX_TRIAL_SECONDS = 10.0, 600.0
 WANTED_TRIALS = 24
 """Trials that an automatic training time leaves room for: enough for the priors and for the sampler to learn."""
+TRIAL_MARGIN = 1.3
+"""What a trial takes beside its training, before any has told."""
 TRIAL_OVERHEAD_SECONDS = 8.0
 """Export, measurement and evaluation of one trial on a small processor; only a first guess."""
 
@@ -63,7 +68,7 @@ def run_search(plan: SearchPlan, listener: Listener, *, begun: float | None = No
         for note in plan.notes:
             listener({"event": "note", "text": note})
         listener({"event": "stage", "stage": "setting up", "spent": ledger.spent})
-        with storage_errors(plan.storage), RayExecutor(plan.workers, plan.ray_address) as executor:
+        with storage_errors(plan.storage), RayExecutor(plan.slots, plan.ray_address) as executor:
             session = _Session(plan, ledger, executor, listener)
             ledger.book("setup", time.monotonic() - began)
             return session.run()
@@ -110,14 +115,16 @@ class _Session:
 
     def run(self) -> SearchOutcome:
         plan, ledger = self.plan, self.ledger
+        self._check_budget()
         self._prepare_parent()
-        confirm_seconds = plan.confirm_share * plan.budget_seconds if plan.budget_seconds is not None else 0.0
-        until = None if plan.budget_seconds is None else plan.budget_seconds - confirm_seconds
+        until = None if plan.budget_seconds is None else (1 - plan.confirm_share) * plan.budget_seconds
         self.trial_seconds = plan.trial_seconds or self._affordable_seconds(until)
+        # From here on the plan knows what `auto` stood for.
+        self.plan = plan = replace(plan, trial_seconds=self.trial_seconds)
         driver = self._driver()
         driver.take_up()
-        if plan.priors and not driver.results:
-            driver.enqueue(self.space.paper_steps())
+        if not driver.results:
+            driver.enqueue(self._first_configs())
         self.listen(
             {
                 "event": "stage",
@@ -129,13 +136,59 @@ class _Session:
         )
         with ledger.stage(self.executor.slots) as stage:
             try:
-                driver.run(until, stage)
+                driver.run(None if until is None else lambda: self._until(driver), stage)
             except BaseException:
                 with uninterrupted():
                     self.executor.cancel()
                     driver.settle()
                 raise
+        if driver.away:
+            raise UserError(f"{driver.held_back}; repeat the command when it is back: nothing is lost")
+        if driver.held_back:
+            self.listen({"event": "note", "text": f"{driver.held_back}; repeat the command with a larger budget"})
+        if driver.exhausted:
+            text = f"the space is exhausted: all of its {len(self.space)} configurations were tried"
+            self.listen({"event": "note", "text": text})
         return self._confirm(driver)
+
+    def _check_budget(self) -> None:
+        """See that a new study has time for one trial at least, before any of it is spent.
+
+        Raises:
+            UserError: it has not; the text says how much it needs.
+        """
+        plan = self.plan
+        if plan.budget_seconds is None or len(self.study.get_trials(deepcopy=False)) > 0:
+            return
+        trains_parent = plan.parent["enabled"] and "source" not in plan.parent
+        shares = plan.confirm_share + (plan.parent["share"] if trains_parent else 0.0)
+        trial = TRIAL_MARGIN * (plan.trial_seconds or MIN_TRIAL_SECONDS)
+        needed = needed_seconds(self.ledger.spent, trial, shares=shares)
+        if plan.budget_seconds < needed:
+            raise UserError(
+                f"--budget {duration(plan.budget_seconds)} is too small for one trial of "
+                f"{plan.trial_seconds or MIN_TRIAL_SECONDS:g} s of training: at least {duration(needed)} is needed"
+            )
+
+    def _first_configs(self) -> list[CompressionConfig]:
+        """What is tried before the sampler proposes anything: another study's front, then the paper's steps."""
+        warm = [config for config in self.plan.warm_start if config in self.space]
+        left_out = [config.label for config in self.plan.warm_start if config not in self.space]
+        if left_out:
+            text = f"not in this study's space, so not taken from the other study's front: {', '.join(left_out)}"
+            self.listen({"event": "note", "text": text})
+        return [*warm, *(self.space.paper_steps() if self.plan.priors else [])]
+
+    def _until(self, driver: Driver) -> float:
+        """Wall second at which the search must leave the rest of the budget to the confirmation of its front."""
+        plan = self.plan
+        assert plan.budget_seconds is not None
+        cost = confirm_cost(driver.results, self._test_cases()).of(max(1, len(driver.front())), plan.workers)
+        return plan.budget_seconds - max(plan.confirm_share * plan.budget_seconds, cost)
+
+    def _test_cases(self) -> float:
+        """Test volumes for each validation volume."""
+        return len(self.dataset.cases("test")) / max(1, len(self.dataset.cases("validation")))
 
     def _prepare_parent(self) -> None:
         """Have the parent in the cache: the one that the user named, or one that is trained now."""
@@ -209,7 +262,7 @@ class _Session:
         """Training time of each trial that leaves room for `WANTED_TRIALS`."""
         if until is None:
             return 60.0
-        slots = self.executor.slots
+        slots = self.plan.workers
         room = max(0.0, until - self.ledger.spent)
         seconds = room * slots / WANTED_TRIALS - TRIAL_OVERHEAD_SECONDS
         # What was begun with one training time goes on with it: trials are comparable only then.
@@ -224,7 +277,12 @@ class _Session:
         room = (plan.budget_seconds or 0.0) * plan.workers / ((self.trial_seconds or 60.0) + TRIAL_OVERHEAD_SECONDS)
         told = len(self.study.get_trials(deepcopy=False))
         sampler, choice = make_sampler(
-            plan.sampler, seed=plan.seed, told=told, expected=plan.trials or int(room), startup=plan.startup
+            plan.sampler,
+            seed=plan.seed,
+            told=told,
+            expected=min(plan.trials or int(room), len(self.space)),
+            startup=plan.startup,
+            constraints=plan.constraints,
         )
         self.study.sampler = sampler
         self.listen({"event": "note", "text": f"sampler: {choice}"})
@@ -257,6 +315,8 @@ class _Session:
             max_size_bytes=plan.constraints.max_size_bytes,
             recipe=plan.recipe,
             others=tuple(target.to_dict() for target in plan.targets[1:]),
+            training_places=plan.workers if plan.slots > plan.workers else None,
+            measure_later=plan.measure_later,
         ).to_dict()
 
     # -- confirmation ---------------------------------------------------------------------------------------------
@@ -296,7 +356,18 @@ class _Session:
 
     def _confirm_members(self, front: Sequence[TrialResult]) -> list[FrontMember]:
         """Confirm what was not confirmed yet, and keep what is still on the front by its confirmed latency."""
-        self._confirm_each([each for each in front if not (self._trial_folder(each) / CONFIRM_FILE).exists()])
+        new = [each for each in front if not (self._trial_folder(each) / CONFIRM_FILE).exists()]
+        budget, workers = self.plan.budget_seconds, self.plan.workers
+        seconds = longer_seconds(
+            confirm_cost(front, self._test_cases()),
+            len(new),
+            workers,
+            left=None if budget is None else budget - self.ledger.spent,
+            trial_seconds=self.trial_seconds or 0.0,
+        )
+        if seconds and new:
+            self.listen({"event": "note", "text": f"members of the front are trained {seconds:.0f} s longer"})
+        self._confirm_each(new, seconds)
         members = self._still_on_front(front)
         # One that had left the front and came back lost its bundle meanwhile.
         again = [each for each in front if any(each.number == m.trial and not m.bundle.is_dir() for m in members)]
@@ -314,11 +385,11 @@ class _Session:
     def _still_on_front(self, front: Sequence[TrialResult]) -> list[FrontMember]:
         return still_on_front([self._member(each) for each in front], self.plan.constraints, self.plan.percentile)
 
-    def _confirm_each(self, results: Sequence[TrialResult]) -> None:
-        """Confirm trials, as many at once as there are workers."""
+    def _confirm_each(self, results: Sequence[TrialResult], seconds: float = 0.0) -> None:
+        """Confirm trials, as many at once as there are workers, after so many seconds of further training."""
         with self.ledger.stage(self.executor.slots) as stage:
             for result in results:
-                self.executor.submit(str(result.number), confirm_member, self._confirm_request(result))
+                self.executor.submit(str(result.number), confirm_member, self._confirm_request(result, seconds))
             while self.executor.running:
                 for ended in self.executor.wait(0.5):
                     if ended.error:
@@ -332,6 +403,8 @@ class _Session:
                             "trial": member.trial,
                             "dice": member.dice,
                             "dice_test": member.dice_test,
+                            "longer_seconds": member.longer_seconds,
+                            "was": dict(member.was),
                             **self.plan.told_latencies(member.latencies_ms(self.plan.percentile)),
                         }
                     )
@@ -342,8 +415,9 @@ class _Session:
         # The study's folder may have been moved since.
         return FrontMember.from_dict({**values, "bundle": self.plan.folder / BUNDLES / Path(values["bundle"]).name})
 
-    def _confirm_request(self, result: TrialResult) -> Mapping[str, Any]:
+    def _confirm_request(self, result: TrialResult, seconds: float) -> Mapping[str, Any]:
         return {
+            "longer_seconds": seconds,
             "trial": self._request(result.number, result.config),
             "study": self.plan.name,
             "seed": self.plan.seed,
@@ -370,17 +444,22 @@ def search(
     priors: bool = True,
     ray_address: str | None = None,
     predict: bool = False,
+    hosts: Sequence[str] = (),
+    measure_later: bool = False,
     listener: Listener | None = None,
     **options: Any,
 ) -> tuple[FrontMember, ...]:
     """Search, as ``autocompress search`` does, and return the confirmed front, fastest first.
 
     Args:
-        study, out, storage, engines, priors, ray_address, predict: see `autocompress.search.resolve.resolve`.
+        study, out, storage, engines, priors, ray_address, predict, measure_later: see
+            `autocompress.search.resolve.resolve`.
+        hosts: where a target on another machine is reached over SSH, ``[user@]name[:port]`` each.
         listener: is told what happens, for display.
         options: ``target``, ``data``, ``family``, ``space``, ``objective``, ``min_dice``, ``max_latency`` (ms),
             ``max_memory``, ``max_size``, ``budget``, ``trials``, ``trial_seconds``, ``workers``, ``sampler``, ``seed``,
-            ``parent``, ``no_parent``, ``no_distill`` and ``recipe``, as the command takes them.
+            ``parent``, ``no_parent``, ``no_distill``, ``no_stopping``, ``warm_start`` and ``recipe``, as the
+            command takes them.
 
     Raises:
         UserError: something that the caller can mend, as one line.
@@ -400,6 +479,8 @@ def search(
         priors=priors,
         ray_address=ray_address,
         predict=predict,
+        hosts=Hosts(tuple(hosts)),
+        measure_later=measure_later,
     )
     outcome = run_search(plan, listener or (lambda _: None), begun=begun)
     if not outcome.front:

@@ -51,6 +51,7 @@ class ConfigSpace:
             "pruning": _Dimension("pruning", pruning, ordered=False),
             "precision": _Dimension("precision", space.precision, ordered=False),
         }
+        self._by_key = {dimension.key: dimension for dimension in self._dimensions.values()}
 
     def __len__(self) -> int:
         return len(self._configs)
@@ -85,12 +86,29 @@ class ConfigSpace:
         left = [config for identifier, config in self._configs.items() if identifier not in tried]
         return rng.choice(left) if left else None
 
+    def nearest_untried(
+        self, config: CompressionConfig, tried: Mapping[str, Any] | set[str], rng: random.Random
+    ) -> CompressionConfig | None:
+        """The configuration most like another one that was not tried yet, or None when all were.
+
+        A step to the next value of an ordered axis counts by its share of the axis, another category as half an axis;
+        of equals a random one is taken.
+        """
+        left = [other for identifier, other in self._configs.items() if identifier not in tried]
+        if not left:
+            return None
+        rng.shuffle(left)
+        own = self.parameters(config)
+        return min(left, key=lambda other: self._distance(own, self.parameters(other)))
+
+    def _distance(self, one: Mapping[str, Any], other: Mapping[str, Any]) -> float:
+        return sum(dimension.distance(one[key], other[key]) for key, dimension in self._by_key.items())
+
     def paper_steps(self) -> list[CompressionConfig]:
         """The steps A to D of Embedded-ViT, one by one and combined, as far as this space holds them.
 
         The baseline is the largest network of the space; step A halves and quarters its resolution, step B drops
-        a level or the grouping, step C prunes, step D lowers the precision (where the network is still wide enough for
-        that to pay); then the steps together.
+        a level or the grouping, step C prunes, step D lowers the precision; and the steps together, which come first.
         """
         spec = self.spec
         resolutions, levels, widths = sorted(spec.resolution), sorted(spec.levels), sorted(spec.width)
@@ -105,16 +123,24 @@ class ConfigSpace:
         narrow = _nearest(widths, widths[-1] / 2)
         shallow = levels[-2] if len(levels) > 1 else levels[-1]
         pruned = next((point for point in spec.prune_points() if point[0] != "none"), ("none", 0.0))
+        step_c: dict[str, Any] = {"prune_pattern": pruned[0], "prune_ratio": pruned[1]}
+        lowered = [each for each in spec.precision if each != base["precision"]]
+        # The cheap ones first: together they tell most, and a small budget ends among them.
         changes: list[dict[str, Any]] = [
             {"resolution": lower[0], "levels": shallow},
             {"resolution": lower[1], "levels": shallow, "width": narrow},
             {"resolution": lower[0], "levels": shallow, "width": narrow},
-            *({"resolution": lower[0], "precision": each} for each in spec.precision if each != base["precision"]),
-            {"resolution": lower[0], "levels": shallow, "prune_pattern": pruned[0], "prune_ratio": pruned[1]},
+            *({"resolution": lower[0], "precision": each} for each in lowered),
+            {"resolution": lower[0], "levels": shallow, **step_c},
+            *({"resolution": lower[0], "levels": shallow, **step_c, "precision": each} for each in lowered),
             {"levels": shallow},
             {"resolution": lower[1]},
             {"resolution": lower[0], "levels": shallow, "grouping": "dense"},
+            {"resolution": lower[0]},
             {},
+            step_c,
+            {"grouping": "dense"},
+            *({"precision": each} for each in lowered),
         ]
         steps: dict[str, CompressionConfig] = {}
         for change in changes:
@@ -154,6 +180,13 @@ class _Dimension:
 
     def encode(self, value: Any) -> Any:
         return self.values.index(value) if self.ordered and self.step is None else value
+
+    def distance(self, one: Any, other: Any) -> float:
+        """How far two encoded values are apart, 0 to 1."""
+        if not self.ordered:
+            return 0.0 if one == other else 0.5
+        span = len(self.values) - 1 if self.step is None else self.values[-1] - self.values[0]
+        return float(abs(one - other) / span)
 
 
 def _nearest(values: Sequence[Any], wanted: float) -> Any:

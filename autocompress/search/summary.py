@@ -40,6 +40,9 @@ def print_summary(console: Console, outcome: SearchOutcome, plan: SearchPlan) ->
     say("")
     say("next:")
     say(f"  autocompress verify {bundle}")
+    for target in plan.targets:
+        if target.remote:
+            say(f"  autocompress deploy {bundle} --target {target.name} --host {target.where['address'][0]}")
     say(f"  autocompress predict {bundle} IMAGE --out labels.nii.gz --overlay overlay.png")
     say(f"  autocompress report {study}")
     say(f"  autocompress dashboard {study}{storage}")

@@ -1,7 +1,8 @@
 """One trial: build, gate, measure, train, compress, export, evaluate, for one configuration.
 
 Cheap before dear: what the target cannot run is refused before it is built, what is too slow or buys nothing is refused
-by a measurement with weights that were not trained yet, and only what is left is trained.
+by a measurement with weights that were not trained yet, and only what is left is trained. The training may pause at a
+rung, where the driver decides whether the trial goes on; every stage lies on disk (`autocompress.search.stages`).
 """
 
 from __future__ import annotations
@@ -10,63 +11,101 @@ import copy
 import shutil
 import traceback
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from autocompress.config import CompressionConfig
-from autocompress.errors import UserError
+from autocompress.errors import HeldBackError, UserError
 from autocompress.hardware.infer import EngineError
+from autocompress.paths import cache_dir, make_dir
 from autocompress.search.clock import Clock
 from autocompress.search.evaluate import evaluate_file
 from autocompress.search.limits import too_dear
 from autocompress.search.parent import Parent
-from autocompress.search.records import MODEL_FILE, RECIPE_FILE, WEIGHTS_FILE, Placement, TrialRequest, TrialResult
-from autocompress.search.repair import FLOAT_LAYERS, Judged, fine_tuning, repaired
+from autocompress.search.places import training_place
+from autocompress.search.records import (
+    MODEL_FILE,
+    RECIPE_FILE,
+    WEIGHTS_FILE,
+    Placement,
+    Rung,
+    TrialRequest,
+    TrialResult,
+)
+from autocompress.search.repair import FLOAT_LAYERS, Judged, fine_tuning, further_training, repaired
+from autocompress.search.stages import (
+    TRAINING_FILE,
+    load_progress,
+    load_trained,
+    remove_stages,
+    save_progress,
+    save_trained,
+)
 from autocompress.search.variants import Variant, Variants, places_of, seen_by
 
 if TYPE_CHECKING:
     from torch import nn
 
     from autocompress.compression.pruning import SparseMLPruning
-    from autocompress.data.dataset import Dataset, SliceSet
+    from autocompress.data.dataset import Dataset, FloatArray, SliceSet
+    from autocompress.hardware.records import Measurement
     from autocompress.training.trainer import Pruning, TrainOutcome
 
 EXPORTS = "exports"
 """Folder for files that a trial makes on its way."""
+LONGER = "longer"
+"""Folder for what a member of the front became by further training."""
 WORTHWHILE = 0.97
 """Pruning single weights or a lower precision must bring latency below this share of that of the same network without
 it; measurements repeat within about 3 %."""
 
 
 def run_trial(values: Mapping[str, Any]) -> None:
-    """Run one trial in this process and leave ``result.json`` in its folder, whatever becomes of it.
+    """Run one trial in this process, from the last stage that lies in its folder.
+
+    It leaves ``result.json`` there, whatever becomes of it; or, where the request names a rung and the trial comes to
+    it, ``progress.json`` with what it reached.
 
     Args:
         values: a `TrialRequest` as plain values.
 
     Raises:
         OSError: the folder cannot be written to.
+        HeldBackError: the host of a target was lost; the same request goes on from the last stage.
     """
     request = TrialRequest.from_dict(values)
     folder = Path(request.folder)
     if TrialResult.load(folder) is not None:
         return
-    clock = Clock()
-    result = TrialResult(number=request.number, config=request.config, state="failed")
+    progress = load_progress(folder, request.number)
+    if progress is not None and request.pause_at is not None and _reached(progress, request.pause_at):
+        return
+    clock = Clock(None if progress is None else progress.seconds)
+    result = progress or TrialResult(number=request.number, config=request.config, state="failed")
+    ended: TrialResult | None
     try:
-        result = _Trial(request, clock).run(result)
+        ended = _Trial(request, clock).run(result, gated=progress is not None)
+    except HeldBackError:
+        raise  # nothing is known of the trial that another try would not change
     except (UserError, EngineError) as error:
-        result = replace(result, state="failed", reason=str(error))
+        ended = replace(result, state="failed", reason=str(error))
     except OSError:
         raise  # the folder cannot be written to, so neither can the result
     except Exception as error:
         # Libraries raise what they like. The same configuration would fail again, so it is a result like others.
         (folder / "error.txt").write_text(traceback.format_exc())
-        result = replace(result, state="failed", reason=f"{type(error).__name__}: {_first_line(error)}")
+        ended = replace(result, state="failed", reason=f"{type(error).__name__}: {_first_line(error)}")
     for name in ("untrained", EXPORTS):
         shutil.rmtree(folder / name, ignore_errors=True)
-    replace(result, seconds=clock.seconds()).save(folder)
+    if ended is not None:
+        replace(ended, seconds=clock.seconds()).save(folder)
+        remove_stages(folder)
+
+
+def _reached(progress: TrialResult, share: float) -> bool:
+    return any(rung.share >= share - 1e-9 for rung in progress.rungs)
 
 
 def _first_line(error: Exception) -> str:
@@ -90,43 +129,93 @@ class _Trial:
         self.turnstile = Turnstile()
         self.places = places_of(request, self.dataset, self.turnstile)
 
-    def run(self, result: TrialResult) -> TrialResult:
-        from autocompress.models.complexity import complexity
+    def run(self, result: TrialResult, *, gated: bool) -> TrialResult | None:
+        """From the stage that was reached to the end; None where the trial paused at the rung that was asked for.
 
-        refused = self._refusals(self.config)
+        Args:
+            result: what is known so far.
+            gated: whether the gate was passed before.
+        """
+        refused = [] if gated else self._refusals(self.config)
         if refused:
             return replace(result, state="pruned", reason="; ".join(refused))
         with self.clock.phase("export"), self.turnstile.step():
             model, inherited = self.build()
+        if not gated:
+            result = self._gate(model, replace(result, inherited=inherited))
+            if result.reason:
+                return result
+            self._keep_progress(result)
+        kept = load_trained(self.folder, model)
+        if kept is None:
+            pruning = self._pruning(model)
+            outcome = self._train(model, self.request.training, pruning, rungs=True)
+            if outcome.status == "paused":
+                self._at_rung(model, result, outcome)
+                return None
+            if outcome.status != "done":
+                reason = f"training {outcome.status}: {outcome.reason}"
+                return replace(result, state="failed", steps=outcome.steps, reason=reason)
+            kept = outcome.steps, None if pruning is None else pruning.recipe.text
+            with self.clock.phase("export"):
+                save_trained(self.folder, model, steps=kept[0], recipe=kept[1])
+            self._keep_progress(result)
+        steps, recipe = kept
+        return self._judge(model, recipe, replace(result, steps=steps))
+
+    def _gate(self, model: nn.Module, result: TrialResult) -> TrialResult:
+        """What can be known before training; with a reason where the network is not worth it."""
+        from autocompress.models.complexity import complexity
+
+        with self.clock.phase("export"), self.turnstile.step():
             counts = complexity(model, self.dataset.in_channels, self.config.resolution)
-        result = replace(result, parameters=counts.parameters, gmacs=counts.gmacs, inherited=inherited)
+        result = replace(result, parameters=counts.parameters, gmacs=counts.gmacs)
+        under = {name: value for name, value in self.request.limits.to_dict().items() if value is not None}
         variants = self._untrained(self.config, model)
         for place, variant in zip(self.places, variants, strict=True):
             reason = place.screen(variant)
             if reason is not None:
-                return replace(result, state="pruned", reason=self._of(place, reason))
-        variants = self._measured(variants)
+                return replace(result, state="pruned", reason=self._of(place, reason), refused_under=under)
+        variants = self._measured(variants, later=True)
         result = self._placed(result, variants)
-        reason = self._too_dear(result)
-        if reason:
+        unplaced = self._unplaced(result)
+        if unplaced:
             # An engine that ran into a fault is a failure; what was refused or predicted without it is not.
-            unplaced = [variant for variant in variants if variant.chosen is None]
             faults = [
                 each
-                for variant in unplaced
+                for variant in variants
+                if variant.chosen is None
                 for each in variant.measurements
                 if each.measured and each.outcome != "unsupported"
             ]
-            return replace(result, state="failed" if faults else "pruned", reason=reason)
-        reason = self._buys_nothing(variants, model)
+            return replace(result, state="failed" if faults else "pruned", reason=unplaced)
+        reason = too_dear(result, self.request.limits, self.request.percentile)
         if reason:
-            return replace(result, state="pruned", reason=reason)
-        pruning = self._pruning(model)
-        outcome = self._train(model, self.request.training, pruning)
-        result = replace(result, steps=outcome.steps)
-        if outcome.status != "done":
-            return replace(result, state="failed", reason=f"training {outcome.status}: {outcome.reason}")
-        return self._judge(model, None if pruning is None else pruning.recipe.text, variants, result)
+            return replace(result, state="pruned", reason=f"{reason}; not trained", refused_under=under)
+        return replace(result, state="pruned", reason=self._buys_nothing(variants, model))
+
+    def _keep_progress(self, result: TrialResult) -> None:
+        save_progress(self.folder, replace(result, seconds=self.clock.seconds()))
+
+    def _at_rung(self, model: nn.Module, result: TrialResult, outcome: TrainOutcome) -> None:
+        """Take down what the paused network reaches on the validation volumes."""
+        import torch
+
+        from autocompress.training.compute import pick_device
+        from autocompress.training.metrics import evaluate_volumes
+
+        device = pick_device(self.request.training.get("device", "auto"))
+        model.to(device)
+
+        def predict(images: FloatArray) -> FloatArray:
+            with torch.inference_mode():
+                return model(torch.from_numpy(images).to(device)).float().cpu().numpy()
+
+        assert self.request.pause_at is not None
+        with self.clock.phase("evaluate"), self.turnstile.step():
+            report = evaluate_volumes(predict, self.dataset, "validation", self.config.resolution)
+        rung = Rung(self.request.pause_at, report.mean, outcome.seconds)
+        self._keep_progress(replace(result, steps=outcome.steps, rungs=(*result.rungs, rung)))
 
     def build(self) -> tuple[nn.Module, float]:
         """The network with the parent's weights, and the share of its weights that came from there."""
@@ -174,20 +263,42 @@ class _Trial:
                 for place in self.places
             ]
 
-    def _measured(self, variants: Sequence[Variant], *, remeasure: bool = False) -> list[Variant]:
+    def _measured(self, variants: Sequence[Variant], *, remeasure: bool = False, later: bool = False) -> list[Variant]:
+        """The variants with what they take on their targets.
+
+        Args:
+            variants: one for each target.
+            remeasure: measure also what the cache knows.
+            later: where a host cannot be reached and the study may go on without, predictions are enough for now.
+        """
         with self.clock.phase("measure"):
             return [
-                place.measure(variant, remeasure=remeasure)
+                self._measured_on(place, variant, remeasure=remeasure, later=later)
                 for place, variant in zip(self.places, variants, strict=True)
             ]
 
-    def _too_dear(self, result: TrialResult) -> str:
+    def _measured_on(self, place: Variants, variant: Variant, *, remeasure: bool, later: bool) -> Variant:
+        try:
+            return place.measure(variant, remeasure=remeasure)
+        except HeldBackError:
+            if later and self.request.measure_later and place.target.predictors:
+                return place.predict(variant)
+            raise
+
+    def _owes(self, chosen: Sequence[Measurement | None]) -> bool:
+        """Whether a target that can be measured was only predicted, because its host was away."""
+        return any(
+            place.target.remote and each is not None and not each.measured
+            for place, each in zip(self.places, chosen, strict=True)
+        )
+
+    def _unplaced(self, result: TrialResult) -> str:
+        """Why a target could not run it; empty where all can."""
         for place, chosen, tried in zip(self.places, result.chosen, result.tried, strict=True):
             if chosen is None:
                 messages = "; ".join(each.message for each in tried) or "no engine could run it"
                 return self._of(place, messages)
-        reason = too_dear(result, self.request.limits, self.request.percentile)
-        return f"{reason}; not trained" if reason else ""
+        return ""
 
     def _buys_nothing(self, variants: Sequence[Variant], model: nn.Module) -> str:
         """Zeros or a lower precision that make nothing faster cannot enter the front: they only cost Dice."""
@@ -197,6 +308,8 @@ class _Trial:
         plain = replace(self.config.dense(), precision="fp32")
         if plain == self.config or self._refusals(plain):
             return ""
+        if self._owes([variant.measurements[0] for variant in variants]):
+            return ""  # predictions are too rough to tell
         references = self._measured(self._untrained(plain, model))
         ours, theirs = self._best(variants), self._best(references)
         if _pays(ours, theirs):
@@ -226,12 +339,15 @@ class _Trial:
             return None
         return SparseMLPruning(model, self.config.prune_ratio, recipe=self.request.recipe)
 
-    def _train(self, model: nn.Module, training: Mapping[str, Any], pruning: Pruning | None) -> TrainOutcome:
+    def _train(
+        self, model: nn.Module, training: Mapping[str, Any], pruning: Pruning | None, *, rungs: bool = False
+    ) -> TrainOutcome:
+        from autocompress.training.checkpoint import Pause
         from autocompress.training.settings import TrainSettings
         from autocompress.training.trainer import label_resolution_for, train
 
         resolution = self.config.resolution
-        with self.clock.phase("train"):
+        with self._training_place(), self.clock.phase("train"):
             with self.turnstile.step():
                 slices: SliceSet = self.dataset.slices(resolution, label_resolution_for(resolution))
             outcome = train(
@@ -241,20 +357,26 @@ class _Trial:
                 teacher=None if self.parent is None else self.parent.soft_targets(),
                 pruning=pruning,
                 room=self.turnstile,
+                pause=Pause(self.folder / TRAINING_FILE, self.request.pause_at) if rungs else None,
             )
         # Somebody was measuring meanwhile.
         self.clock.move("measure", outcome.waited, "train")
         return outcome
 
-    def _judge(
-        self, model: nn.Module, recipe: str | None, untrained: Sequence[Variant], result: TrialResult
-    ) -> TrialResult:
+    def _training_place(self) -> AbstractContextManager[None]:
+        """One of the places for training, where more trials are on their way than train at once."""
+        count = self.request.training_places
+        if count is None:
+            return nullcontext()
+        return training_place(cache_dir() / "places" / self.folder.resolve().parent.parent.name, count)
+
+    def _judge(self, model: nn.Module, recipe: str | None, result: TrialResult) -> TrialResult:
         """Export the trained network and judge those very files, each run by its engine on whole volumes."""
         from safetensors.torch import save_file
 
         from autocompress.compression.pruning import sparsity_of
 
-        engines = [variant.chosen for variant in untrained if variant.chosen is not None]
+        engines = [chosen.engine for chosen in result.chosen if chosen is not None]
         judged, float_dice = self._exported(model, self.config, engines, "trained"), None
         if self.config.precision == "int8":
             plain = replace(self.config, precision="fp32")
@@ -271,7 +393,7 @@ class _Trial:
                 for place, variant, engine in zip(self.places, judged.variants, engines, strict=True)
             ]
             sparsity = None if recipe is None else self._sparsity(trained, sparsity_of)
-        if self.config.prune_pattern == "unstructured" or judged.repair:
+        if self.config.prune_pattern == "unstructured" or judged.repair or self._owes(result.chosen):
             # Training chose other zeros than the stand-in had, or a repair other layers; both decide the time.
             trained = self._measured(trained)
             result = self._placed(result, trained)
@@ -319,7 +441,7 @@ class _Trial:
                     engine=engine,
                     keep_float=keep_float,
                 )
-            with self.clock.phase("evaluate"), self.turnstile.step():
+            with self.clock.phase("evaluate"), place.room():
                 report = evaluate_file(
                     variant.path,
                     place.target.engine(engine),
@@ -358,3 +480,58 @@ class _Trial:
 def _pays(ours: Sequence[float], theirs: Sequence[float]) -> bool:
     """Whether the first are clearly faster than the second on one target at least."""
     return any(one <= WORTHWHILE * other for one, other in zip(ours, theirs, strict=True))
+
+
+def train_longer(request: TrialRequest, result: TrialResult, seconds: float, clock: Clock) -> TrialResult | None:
+    """Train a judged network on (in a worker), by a fresh schedule, and judge its file as the trial's was.
+
+    Args:
+        request: the trial's.
+        result: complete.
+        seconds: of training.
+        clock: books the time.
+
+    Returns:
+        The result with the new Dice, whose files lie in the folder `LONGER` of the trial's; None where the file's Dice
+        on the validation volumes is not above what it was, or the network was repaired for INT8 after its training.
+    """
+    from safetensors.torch import load_file, save_file
+
+    from autocompress.compression.pruning import KeepZeros
+
+    if result.repair or result.dice is None:
+        return None
+    weights = load_file(Path(request.folder) / WEIGHTS_FILE)
+    folder = make_dir(Path(request.folder) / LONGER)
+    trial = _Trial(replace(request, folder=str(folder), pause_at=None), clock)
+    with clock.phase("export"), trial.turnstile.step():
+        model, _ = trial.build()
+        model.load_state_dict(weights)
+    keep = KeepZeros(model) if request.config.prune_pattern == "unstructured" else None
+    outcome = trial._train(model, further_training(request.training, seconds), keep)
+    if outcome.status != "done":
+        return None
+    engines = [chosen.engine for chosen in result.chosen if chosen is not None]
+    judged = trial._exported(model, request.config, engines, "trained")
+    if judged.report.mean <= result.dice:
+        shutil.rmtree(folder)
+        return None
+    with clock.phase("export"), trial.turnstile.step():
+        save_file({name: value.contiguous() for name, value in model.state_dict().items()}, folder / WEIGHTS_FILE)
+        files = [trial._keep(variant, place) for place, variant in zip(trial.places, judged.variants, strict=True)]
+        shutil.rmtree(folder / EXPORTS, ignore_errors=True)
+    others = tuple(
+        replace(other, dice=report.mean, file=path.name, size_bytes=path.stat().st_size)
+        for other, report, path in zip(result.others, judged.reports[1:], files[1:], strict=True)
+    )
+    longer = replace(
+        result,
+        dice=judged.report.mean,
+        per_class=judged.report.per_class,
+        steps=result.steps + outcome.steps,
+        file=files[0].name,
+        size_bytes=files[0].stat().st_size,
+        others=others,
+    )
+    longer.save(folder)  # last, so that a confirmation that is done again finds it whole
+    return longer

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -10,12 +11,12 @@ from typing import TYPE_CHECKING
 from autocompress.config import CompressionConfig
 from autocompress.data.dataset import Dataset, FloatArray
 from autocompress.data.preprocess import to_network
-from autocompress.errors import TargetError
+from autocompress.errors import HeldBackError, TargetError
 from autocompress.hardware.cache import LatencyCache
 from autocompress.hardware.candidates import export_for, with_zeros
 from autocompress.hardware.gate import engines_for
-from autocompress.hardware.measure import measure
-from autocompress.hardware.predicted import predict
+from autocompress.hardware.measure import measure, ranked
+from autocompress.hardware.predicted import predict, predicted_measurement
 from autocompress.hardware.records import Measurement
 from autocompress.hardware.targets import Engine, Target
 from autocompress.hardware.turnstile import Turnstile
@@ -117,7 +118,11 @@ class Variants:
         return Variant(config, files)
 
     def measure(self, variant: Variant, *, remeasure: bool = False, engine: str | None = None) -> Variant:
-        """Measure a variant with every engine that it has a file for, or one of them."""
+        """Measure a variant with every engine that it has a file for, or one of them.
+
+        Raises:
+            HeldBackError: the target's host cannot be reached.
+        """
         files = variant.files if engine is None else {engine: variant.files[engine]}
         found = measure(
             files,
@@ -129,7 +134,18 @@ class Variants:
             remeasure=remeasure,
             turnstile=self.turnstile,
         )
+        if self.target.remote and any(each.outcome == "lost" for each in found.measurements):
+            raise HeldBackError(found.reasons)
         return replace(variant, measurements=found.measurements)
+
+    def predict(self, variant: Variant) -> Variant:
+        """A variant with predictions in place of measurements, which cannot be made now."""
+        precision = variant.config.precision
+        found = [
+            predicted_measurement(path, self.target.engine(name), self.target, precision)
+            for name, path in variant.files.items()
+        ]
+        return replace(variant, measurements=ranked(found, self._request.percentile))
 
     def screen(self, variant: Variant) -> str | None:
         """Why a variant is not worth a measurement: every engine is predicted to be too slow, by its interval."""
@@ -143,6 +159,10 @@ class Variants:
                 return None
             lowest.append(prediction.low_ms)
         return f"predicted to take {min(lowest):.2f} ms at least, above --max-latency {limit:g}; not measured"
+
+    def room(self) -> AbstractContextManager[None]:
+        """What this target's engines take of this machine while they compute: the turnstile's room, or nothing."""
+        return nullcontext() if self.target.remote else self.turnstile.step()
 
     def sample(self, resolution: int, count: int = 4) -> FloatArray:
         """Real network inputs: slices from the middle of the first validation volume."""

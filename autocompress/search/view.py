@@ -111,6 +111,9 @@ def _trial(result: TrialResult, confirmed: dict[str, Any] | None) -> TrialView:
     if confirmed is not None:
         member = confirmed["member"]
         values |= {
+            # Members of the front may have been trained longer.
+            "dice": member["dice"],
+            "per_class": confirmed.get("per_class", result.per_class),
             "dice_test": member["dice_test"],
             "bundle": f"{BUNDLES}/{Path(member['bundle']).name}",  # wherever the folder was moved to
             "per_class_test": confirmed["per_class_test"],

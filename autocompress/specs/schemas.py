@@ -318,12 +318,13 @@ class HostSpec(Spec):
 
     kind: Literal["local", "ssh"] = "local"
     """``local``: this machine; ``ssh``: another one."""
-    address: Text | None = None
-    """Name or IP address for ``ssh``; may be left to the command line (``--host user@board``)."""
+    address: Annotated[tuple[Text, ...], BeforeValidator(_one_or_many)] = ()
+    """For ``ssh``: ``[user@]name[:port]``, or several of one kind that share the work; the name may be an alias of the
+    SSH configuration. May be left to the command line (``--host user@board``)."""
     user: Text | None = None
-    """User on the other machine; None takes what the SSH configuration says."""
+    """User where an address names none; None takes what the SSH configuration says."""
     port: Annotated[Whole, Field(ge=1, le=65535)] | None = None
-    """SSH port, 1 to 65535."""
+    """SSH port where an address names none, 1 to 65535."""
     key_file: Text | None = None
     """Private key; ``~`` is the home folder."""
     jump_host: Text | None = None
@@ -333,7 +334,7 @@ class HostSpec(Spec):
     def _local_has_no_address(self) -> HostSpec:
         if self.kind == "local":
             for name in ("address", "user", "port", "key_file", "jump_host"):
-                if getattr(self, name) is not None:
+                if getattr(self, name) not in (None, ()):
                     raise ValueError(f"has {name}, which only a host of kind ssh can have")
         return self
 
@@ -358,6 +359,10 @@ class EngineSpec(Spec):
     """Threads for one inference, 1 to 1024; None for all cores."""
     on_request: Flag = False
     """Used only when named with ``--engines``, as for a licence that users must choose knowingly."""
+    device: Device | None = None
+    """What computes, where it is not what the profile says."""
+    fallback: Flag = False
+    """Used only where no engine of the profile that is not a fallback can be used."""
     notice: str = ""
     """One line shown wherever a model for this engine is shown, such as a limit in its licence."""
     options: dict[str, str | Whole | Number | Flag] = {}
@@ -393,6 +398,9 @@ class HardwareProfile(_Named):
     """Images for one inference, 1 to 1024."""
     latency_metric: Percentile = "p50"
     """Percentile by which the best of several engines is chosen."""
+    accuracy_slices: Annotated[Whole, Field(ge=1)] | None = None
+    """On a host of kind ssh, Dice is that of about so many slices, evenly spread over all volumes; None for all of
+    them. For engines that take seconds a slice (trtexec)."""
     notes: Annotated[tuple[Text, ...], BeforeValidator(_one_or_many)] = ()
     """Lines that ``autocompress show target`` adds for people."""
 
@@ -400,9 +408,10 @@ class HardwareProfile(_Named):
     def _consistent(self) -> HardwareProfile:
         _check_unique("engines", [engine.name for engine in self.engines])
         for engine in self.engines:
-            if engine.name in ("deepsparse", "openvino") and self.device != "cpu":
-                raise ValueError(f"has the device {self.device}, but {engine.name} runs only on the device cpu here")
-            if engine.name == "tensorrt" and self.device == "cpu":
+            device = engine.device or self.device
+            if engine.name in ("deepsparse", "openvino") and device != "cpu":
+                raise ValueError(f"has the device {device}, but {engine.name} runs only on the device cpu here")
+            if engine.name == "tensorrt" and device == "cpu":
                 raise ValueError("has the device cpu, but tensorrt needs the device cuda or tensorrt-gpu")
         return self
 
@@ -431,7 +440,7 @@ class Budget(Spec):
     seconds: Seconds | None = None
     """Wall time of the whole search: seconds, or text such as ``15m`` or ``1h30m``."""
     trials: Annotated[Whole, Field(ge=1)] | None = None
-    """Finished trials, at least 1."""
+    """Configurations to begin, at least 1; those that are refused or stopped early count too."""
 
 
 class ParentSpec(Spec):
@@ -508,11 +517,30 @@ class SamplerSpec(Spec):
     """Trials before the sampler's model takes over, 1 to 1000."""
 
 
+class StoppingSpec(Spec):
+    """Early stopping: at a rung a trial is compared with all others that reached it, and the best ones go on."""
+
+    enabled: Flag = True
+    """False trains every trial to its end."""
+    eta: Annotated[Whole, Field(ge=2, le=10)] = 3
+    """One in so many goes on at each rung, 2 to 10."""
+    rungs: Annotated[
+        tuple[Annotated[Number, Field(gt=0, lt=1)], ...], BeforeValidator(_one_or_many), Field(min_length=1)
+    ] = (1 / 9, 1 / 3)
+    """Shares of a trial's training, ascending, above 0 and below 1; those in its first three seconds are left out."""
+
+    @model_validator(mode="after")
+    def _ascending(self) -> StoppingSpec:
+        if list(self.rungs) != sorted(set(self.rungs)):
+            raise ValueError("has rungs that do not ascend; write each once, the smallest first")
+        return self
+
+
 class ConfirmSpec(Spec):
     """The last stage: front members are measured again on a quiet machine and evaluated on the test volumes."""
 
     share: Share = 0.06
-    """Part of the budget for it, 0 to below 1."""
+    """Part of the budget for it at least, 0 to below 1; what it does not need trains its members longer."""
 
 
 class StudySpec(_Named):
@@ -550,6 +578,10 @@ class StudySpec(_Named):
     """Brief training."""
     sampler: SamplerSpec = SamplerSpec()
     """How configurations are chosen."""
+    warm_start: Text | None = None
+    """Another study, by name or folder, whose front is tried first; its target and data may be others."""
+    stopping: StoppingSpec = StoppingSpec()
+    """Early stopping of trials."""
     confirm: ConfirmSpec = ConfirmSpec()
     """Confirmation of the front."""
 

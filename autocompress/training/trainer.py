@@ -5,10 +5,11 @@ from __future__ import annotations
 import contextlib
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from pathlib import Path
+from typing import Literal, Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -18,6 +19,7 @@ from torch import Tensor, nn
 from autocompress.data.dataset import LabelArray, SliceSet
 from autocompress.errors import ConfigError, DataError
 from autocompress.training import augment, compute
+from autocompress.training.checkpoint import Checkpoint, Pause, optimizer_tensors, restore_optimizer
 from autocompress.training.distillation import (
     SoftTargets,
     StageMaps,
@@ -33,7 +35,7 @@ from autocompress.training.settings import TrainSettings
 WARMUP_STEPS = 30
 """Steps before the learning rate may reach its peak."""
 
-Status = Literal["done", "stopped", "diverged"]
+Status = Literal["done", "paused", "stopped", "diverged"]
 
 
 class Room(Protocol):
@@ -64,17 +66,30 @@ class Pruning(Protocol):
         ...
 
 
+@runtime_checkable
+class ResumablePruning(Pruning, Protocol):
+    """A pruning whose training may pause and go on, also in another process."""
+
+    def state(self) -> dict[str, Tensor]:
+        """What `resume` needs."""
+        ...
+
+    def resume(self, model: nn.Module, optimizer: torch.optim.Optimizer, state: Mapping[str, Tensor]) -> None:
+        """Called once in place of ``start``; the network's weights are those of the pause."""
+        ...
+
+
 @dataclass(frozen=True)
 class TrainOutcome:
     """How a training ended; the network itself was trained in place.
 
     Attributes:
-        status: ``done`` (budget used), ``stopped`` (the caller's ``stop`` said so) or ``diverged`` (a loss was not
-            finite: the weights are worthless).
+        status: ``done`` (budget used), ``paused`` (its state is on disk), ``stopped`` (the caller's ``stop`` said so)
+            or ``diverged`` (a loss was not finite: the weights are worthless).
         reason: one line where the status is not ``done``.
-        steps: optimiser steps taken.
-        seconds: seconds of training, waiting not counted.
-        waited: seconds spent waiting for measurements.
+        steps: optimiser steps taken, those before a pause among them.
+        seconds: seconds of training, waiting not counted; likewise.
+        waited: seconds that this call spent waiting for measurements.
         loss: mean loss of the last tenth of the steps; NaN where none was taken.
         bf16: whether matrix products ran in bfloat16.
         device: ``cpu`` or ``cuda``.
@@ -100,6 +115,7 @@ def train(
     room: Room | None = None,
     on_progress: Callable[[int, float, float, float], None] | None = None,
     stop: Callable[[], str | None] | None = None,
+    pause: Pause | None = None,
 ) -> TrainOutcome:
     """Train ``model`` in place on ``slices``; it comes back on the CPU and in evaluation mode.
 
@@ -115,13 +131,19 @@ def train(
         room: each step is taken inside ``room.step()``.
         on_progress: called after each step with (steps so far, share of the budget used, loss, seconds of training).
         stop: asked before each step; a text ends the training with that reason.
+        pause: where to go on from, and when to pause. A training that paused goes on as if it had not: with steps as
+            the budget the weights are the same bit for bit. Of a paused network the zeros are those of the moment.
 
     Raises:
-        DataError: there are no slices, or a label lies beyond the network's classes.
-        ConfigError: ``settings.device`` is ``cuda`` and there is no GPU, or the teacher does not fit the slices.
+        DataError: there are no slices, a label lies beyond the network's classes, or the state of the pause is damaged
+            or of another network.
+        ConfigError: ``settings.device`` is ``cuda`` and there is no GPU, the teacher does not fit the slices, or the
+            pruning cannot pause.
     """
     if len(slices.images) == 0:
         raise DataError("the training split holds no slices")
+    if pause is not None and pruning is not None and not isinstance(pruning, ResumablePruning):
+        raise ConfigError(f"a training with {type(pruning).__name__} cannot pause")
     device = compute.pick_device(settings.device)
     bf16 = compute.use_bf16(settings.bf16, device)
     with compute.threads(settings.threads), torch.random.fork_rng(devices=[]):
@@ -129,7 +151,7 @@ def train(
         try:
             model.to(device).train()
             run = _Run(model, slices, settings, device=device, bf16=bf16, room=room)
-            return run.train(teacher, pruning, on_progress, stop)
+            return run.train(teacher, pruning, on_progress, stop, pause)
         finally:
             model.to("cpu").eval()
 
@@ -172,6 +194,9 @@ class _Run:
         self.targets: SoftTargets | None = None
         self.stages: tuple[StageMaps, ...] = ()
         self.outputs: dict[str, Tensor] = {}
+        # The order of the slices in this epoch, and how many of them were used.
+        self.order: NDArray[np.int64] = np.empty(0, np.int64)
+        self.position = 0
 
     def train(
         self,
@@ -179,31 +204,39 @@ class _Run:
         pruning: Pruning | None,
         on_progress: Callable[[int, float, float, float], None] | None,
         stop: Callable[[], str | None] | None,
+        pause: Pause | None,
     ) -> TrainOutcome:
         self._check_labels()
         start_from_prior(self.model, self.slices.labels)
         if teacher is not None and max(self.settings.distill_weight, self.settings.feature_weight) > 0:
             self._take_targets(teacher)
         with watched(self.model, [each.stage for each in self.stages]) as self.outputs:
-            return self._loop(pruning, on_progress, stop)
+            return self._loop(pruning, on_progress, stop, pause)
 
     def _loop(
         self,
         pruning: Pruning | None,
         on_progress: Callable[[int, float, float, float], None] | None,
         stop: Callable[[], str | None] | None,
+        pause: Pause | None,
     ) -> TrainOutcome:
         optimizer = make_optimizer(self.model, self.settings)
-        batches = self._batches()
-        if pruning is not None:
+        if pause is not None and pause.path.exists():
+            self._take_up(pause.path, optimizer, pruning)
+        elif pruning is not None:
             pruning.start(self.model, optimizer)
+        paused = False
         try:
             while self.fraction < 1:
+                if pause is not None and pause.at is not None and self.fraction >= pause.at:
+                    self._put_down(pause.path, optimizer, pruning)
+                    paused = True
+                    return self._outcome("paused", f"at {100 * pause.at:.0f} % of the budget")
                 reason = stop() if stop is not None else None
                 if reason:
                     return self._outcome("stopped", reason)
                 with self._inside():
-                    loss = self._step(next(batches), optimizer, pruning)
+                    loss = self._step(self._batch(), optimizer, pruning)
                 if not math.isfinite(loss):
                     reason = f"the loss became {loss} at step {self.steps + 1}; lower learning_rate or switch bf16 off"
                     return self._outcome("diverged", reason)
@@ -213,8 +246,52 @@ class _Run:
                     on_progress(self.steps, min(self.fraction, 1.0), loss, self.seconds)
             return self._outcome("done")
         finally:
-            if pruning is not None:
+            if pruning is not None and not paused:
                 pruning.finish()
+
+    def _put_down(self, path: Path, optimizer: torch.optim.Optimizer, pruning: Pruning | None) -> None:
+        """Keep all that the next step depends on."""
+        parts: dict[str, Mapping[str, Tensor]] = {
+            "model": self.model.state_dict(),
+            "optimizer": optimizer_tensors(optimizer),
+            "pruning": pruning.state() if isinstance(pruning, ResumablePruning) else {},
+            "run": {
+                "order": torch.from_numpy(self.order),
+                "losses": torch.tensor(self.losses, dtype=torch.float64),
+                "torch_random": torch.get_rng_state(),
+            },
+        }
+        if self.device.type == "cuda":
+            parts["cuda"] = {"random": torch.cuda.get_rng_state(self.device)}
+        Checkpoint(
+            {f"{part}/{name}": value for part, tensors in parts.items() for name, value in tensors.items()},
+            {
+                "steps": self.steps,
+                "seconds": self.seconds,
+                "position": self.position,
+                "random": self.rng.bit_generator.state,
+            },
+        ).save(path)
+
+    def _take_up(self, path: Path, optimizer: torch.optim.Optimizer, pruning: Pruning | None) -> None:
+        kept = Checkpoint.load(path)
+        run = kept.part("run")
+        try:
+            self.model.load_state_dict(kept.part("model"))
+            restore_optimizer(optimizer, kept.part("optimizer"))
+            if isinstance(pruning, ResumablePruning):
+                pruning.resume(self.model, optimizer, kept.part("pruning"))
+            self.steps, self.seconds = int(kept.values["steps"]), float(kept.values["seconds"])
+            self.order, self.position = run["order"].numpy(), int(kept.values["position"])
+            self.losses = run["losses"].tolist()
+            self.rng.bit_generator.state = kept.values["random"]
+            # Last, because nothing above may draw from it.
+            torch.set_rng_state(run["torch_random"])
+            if self.device.type == "cuda" and "cuda/random" in kept.tensors:
+                torch.cuda.set_rng_state(kept.tensors["cuda/random"], self.device)
+        except (KeyError, TypeError, ValueError, RuntimeError) as error:
+            first = (str(error).strip().splitlines() or ["no message"])[0]
+            raise DataError(f"{path} does not fit this training ({first}); delete it") from error
 
     @property
     def fraction(self) -> float:
@@ -267,14 +344,15 @@ class _Run:
         soft = None if soft is None else augment.warp(soft, matrices, outside="border")
         return images, labels, soft, [augment.warp(each, matrices, outside="border") for each in maps]
 
-    def _batches(self) -> Iterator[NDArray[np.int64]]:
-        """Indices of the slices of each step: every slice once an epoch, in a new order."""
+    def _batch(self) -> NDArray[np.int64]:
+        """Indices of the next step's slices: every slice once an epoch, in a new order."""
         count = len(self.slices.images)
         size = min(self.settings.batch_size, count)
-        while True:
-            order = self.rng.permutation(count)
-            for start in range(0, count - size + 1, size):
-                yield np.sort(order[start : start + size])
+        if self.position + size > len(self.order):
+            self.order, self.position = self.rng.permutation(count), 0
+        chosen = self.order[self.position : self.position + size]
+        self.position += size
+        return np.sort(chosen)
 
     @contextlib.contextmanager
     def _inside(self) -> Iterator[None]:

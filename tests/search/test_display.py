@@ -62,3 +62,18 @@ def test_refused_trials_say_why() -> None:
 )
 def test_durations(seconds: float, text: str) -> None:
     assert duration(seconds) == text
+
+
+def test_a_rung_and_what_the_confirmation_changed_are_told() -> None:
+    rung = {"event": "rung", "trial": 3, "share": 1 / 3, "dice": 61.24, "label": "x", "goes_on": True, "reason": ""}
+    assert "trial 3: Dice 61.2 after 33 % of its training, goes on" in show(rung, terminal=False)
+    event = {
+        "event": "confirmed",
+        "trial": 3,
+        "dice": 72.5,
+        "dice_test": 70.1,
+        "latency_ms": 4.4,
+        "longer_seconds": 12.0,
+    }
+    text = show({**event, "was": {"dice": 71.26, "latency_ms": [4.321]}}, terminal=False)
+    assert "test Dice 70.1 (validation 71.3 -> 72.5 after 12 s more), latency 4.32 -> 4.40 ms" in text

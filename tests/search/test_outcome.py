@@ -53,6 +53,16 @@ def test_nearest_miss_names_model_distance_and_what_to_relax() -> None:
     assert "trial 1" in text and "40px" in text
     assert "71.26 Dice, 3.74 below --min-dice 75" in text
     assert "--min-dice 71.2" in text
+    assert "--min-dice binds, which 2 of 2 infeasible models miss; next trial 0 (32px" in text
+
+
+def test_the_constraint_that_binds_is_the_one_that_most_models_miss() -> None:
+    limits = Constraints(min_dice=75, max_latency_ms=8)
+    misses = [result(0, 74, 5), result(1, 80, 9), result(2, 85, 12), result(3, None, 30)]
+    text = nearest_miss(misses, limits, "p50")
+    assert "nearest miss is trial 0" in text
+    assert "--max-latency binds, which 3 of 4 infeasible models miss" in text
+    assert "next trial 1 (40px" in text and "trial 3" not in text
 
 
 def test_models_refused_for_latency_alone_are_a_miss_too() -> None:

@@ -116,6 +116,8 @@ def test_nothing_feasible_ends_with_the_nearest_miss(finished: tuple[Path, dict[
     [
         (("--min-dice", "250"), "min_dice"),
         (("--budget", "soon"), "budget.seconds"),
+        (("--budget", "15s"), "too small for one trial of 10 s of training: at least"),
+        (("--warm-start", "no-such-study"), "no study 'no-such-study'"),
         (("--trials", "0"), "budget.trials"),
         (("--target", "abacus"), "unknown target 'abacus'"),
         (("--target", "cpu", "--target", "cpu-openvino", "--engines", "openvino"), "--engines goes with one target"),
@@ -138,3 +140,39 @@ def test_mistakes_are_one_line(tmp_path: Path, arguments: tuple[str, ...], expec
     assert done.returncode == 2
     lines = [line for line in done.stderr.splitlines() if line.strip()]
     assert len(lines) == 1 and expected in lines[0]
+
+
+@pytest.mark.slow
+def test_a_search_that_stops_trials_trains_its_front_longer_and_starts_another_one(tmp_path: Path, space: Path) -> None:
+    arguments = (
+        "--data",
+        "phantoms-tiny",
+        "--target",
+        "cpu-onnxruntime",
+        "--no-parent",
+        "--space",
+        str(space),
+        "--json",
+    )
+    done = run(tmp_path, *arguments, "--trials", "5", "--trial-seconds", "12", "--workers", "1", "--study", "first")
+    assert done.returncode == 0, done.stderr
+    events = [json.loads(line) for line in done.stdout.splitlines()]
+    assert sum(events[-1]["trials"].values()) == 5
+    rungs = [event for event in events if event["event"] == "rung"]
+    # A ninth of 12 s is too soon; a third is not.
+    assert rungs and {round(event["share"], 3) for event in rungs} == {0.333}
+    for event in rungs:
+        if not event["goes_on"]:
+            progress = tmp_path / "runs" / "first" / "trials" / f"{event['trial']:04d}"
+            assert json.loads((progress / "result.json").read_text())["rungs"][0]["dice"] == event["dice"]
+    for member in events[-1]["front"]:
+        assert member["dice"] >= member["was"]["dice"]
+        assert (member["longer_seconds"] > 0) == (member["dice"] > member["was"]["dice"])
+        assert verify_bundle(member["bundle"], remeasure=False).ok
+
+    second = run(tmp_path, *arguments, "--budget", "100s", "--warm-start", "first", "--study", "second")
+    assert second.returncode == 0, second.stderr
+    later = [json.loads(line) for line in second.stdout.splitlines()]
+    started = [event["config"] for event in later if event["event"] == "started"]
+    front = [member["config"] for member in events[-1]["front"]]
+    assert started[: len(front)] == front

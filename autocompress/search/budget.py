@@ -1,0 +1,96 @@
+"""How the wall time of a study is shared out: what the confirmation will take, and what is left for its members."""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from autocompress.search.records import TrialResult
+
+FIRST_GUESS = 8.0
+"""Seconds to confirm one member, before any trial has told."""
+START_SECONDS = 2.0
+"""What it takes to begin and to end the confirmation."""
+MIN_LONGER_SECONDS = 5.0
+"""A further training that is shorter than this changes nothing."""
+LONGER_SHARE = 0.5
+"""Of a trial's training: how much longer members of the front are trained where no budget limits it."""
+HD95_FACTOR = 1.5
+"""What it costs to compute HD95 beside Dice."""
+CARE = 0.9
+"""Share of the time left over that is given to further training; the rest absorbs what was estimated too low."""
+
+
+@dataclass(frozen=True)
+class ConfirmCost:
+    """Seconds that one member of the front is likely to take.
+
+    Attributes:
+        alone: of measuring, while nobody else computes.
+        shared: of evaluation, export, bundle and its check, beside the other workers.
+        judge: of export and evaluation after a further training, beside the other workers.
+    """
+
+    alone: float
+    shared: float
+    judge: float
+
+    def of(self, members: int, workers: int) -> float:
+        """Wall seconds for so many members by so many workers."""
+        if members == 0:
+            return 0.0
+        return START_SECONDS + members * self.alone + math.ceil(members / workers) * self.shared
+
+
+def confirm_cost(results: Sequence[TrialResult], test_cases: float) -> ConfirmCost:
+    """What confirming a member takes, by what finished trials took for the same things.
+
+    Args:
+        results: trials of the study.
+        test_cases: test volumes for each validation volume.
+    """
+    done = [each for each in results if each.state == "complete"]
+    if not done:
+        return ConfirmCost(FIRST_GUESS / 2, FIRST_GUESS / 2, FIRST_GUESS / 2)
+
+    def median(phase: str) -> float:
+        return statistics.median(each.seconds.get(phase, 0.0) for each in done)
+
+    # A trial that came to rungs was evaluated there too.
+    evaluate = statistics.median(each.seconds.get("evaluate", 0.0) / (1 + len(each.rungs)) for each in done)
+    begin = median("other") + median("export")
+    shared = begin + median("export") + evaluate * test_cases * HD95_FACTOR
+    return ConfirmCost(median("measure"), shared, begin + evaluate)
+
+
+def longer_seconds(cost: ConfirmCost, members: int, workers: int, *, left: float | None, trial_seconds: float) -> float:
+    """Seconds of further training for each member of the front; 0 where too little is left to change anything.
+
+    Args:
+        cost: of confirming one.
+        members: to confirm.
+        workers: that do it.
+        left: wall seconds until the end of the budget; None where none limits the study.
+        trial_seconds: of a trial's training; a member gets no more than that.
+    """
+    if members == 0:
+        return 0.0
+    if left is None:
+        seconds = LONGER_SHARE * trial_seconds
+    else:
+        spare = CARE * (left - cost.of(members, workers))
+        seconds = min(trial_seconds, spare / math.ceil(members / workers) - cost.judge)
+    return round(seconds, 1) if seconds >= MIN_LONGER_SECONDS else 0.0
+
+
+def needed_seconds(spent: float, trial: float, *, shares: float) -> float:
+    """The smallest budget with room for one trial.
+
+    Args:
+        spent: wall seconds so far.
+        trial: that one trial takes.
+        shares: parts of the budget that parent and confirmation take together, below 1.
+    """
+    return math.ceil((spent + trial) / (1.0 - shares))
