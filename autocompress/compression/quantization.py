@@ -257,9 +257,9 @@ class _Quantizer:
 
     def _weight(self, name: str, axis: int) -> tuple[str, NDArray[np.float32]]:
         """A weight as int8 with one scale a channel; the name of its dequantized form, and the scales."""
+        axis %= len(self.constants[name].dims)  # products of two kinds may share a weight
         if (name, axis) not in self.weights:
             values = np.asarray(numpy_helper.to_array(self.constants[name]), dtype=np.float32)
-            axis %= values.ndim
             others = tuple(i for i in range(values.ndim) if i != axis)
             scales = np.maximum(np.abs(values).max(axis=others) / 127, _TINY).astype(np.float32)
             shape = [-1 if i == axis else 1 for i in range(values.ndim)]

@@ -9,11 +9,13 @@ from typing import Any
 
 import numpy as np
 import onnx
+import onnxruntime
 import pytest
 import torch
-from onnx import TensorProto
+from onnx import TensorProto, helper, numpy_helper
 from torch import nn
 
+from autocompress.compression import quantization
 from autocompress.compression.precision import calibration_slices, convert
 from autocompress.data.dataset import FloatArray
 from autocompress.errors import ConfigError
@@ -205,3 +207,35 @@ def test_calibration_slices_are_spread_evenly() -> None:
     assert len(calibration_slices(images[:3])) == 3
     with pytest.raises(ConfigError, match="no training slices"):
         calibration_slices(images[:0])
+
+
+def test_products_of_two_kinds_may_share_a_weight(tmp_path: Path) -> None:
+    # An exporter stores equal weights once: the zeros of two layers that inherited nothing, for one.
+    rng = np.random.default_rng(0)
+    first, shared, last = (rng.standard_normal((8, 8)).astype(np.float32) for _ in range(3))
+    nodes = [
+        helper.make_node("MatMul", ["input", "first"], ["a"]),
+        helper.make_node("MatMul", ["a", "shared"], ["b"]),
+        helper.make_node("Reshape", ["b", "flat"], ["c"]),
+        helper.make_node("Gemm", ["c", "shared"], ["d"]),
+        helper.make_node("MatMul", ["d", "last"], ["logits"]),
+    ]
+    constants = {"first": first, "shared": shared, "last": last, "flat": np.array([4, 8])}
+    graph = helper.make_graph(
+        nodes,
+        "shared",
+        [helper.make_tensor_value_info("input", TensorProto.FLOAT, [1, 1, 4, 8])],
+        [helper.make_tensor_value_info("logits", TensorProto.FLOAT, [4, 8])],
+        [numpy_helper.from_array(values, name) for name, values in constants.items()],
+    )
+    source, target = tmp_path / "float.onnx", tmp_path / "int8.onnx"
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8), source)
+    images = rng.random((4, 1, 4, 8), dtype=np.float32)
+    found = quantization.plan(source, images)
+    assert found.nodes == ("b", "d")
+    quantization.write_int8(found, target)
+    session = onnxruntime.InferenceSession(str(target), providers=["CPUExecutionProvider"])
+    wanted = images[0, 0] @ first @ shared @ shared @ last
+    error = session.run(None, {"input": images[:1]})[0] - wanted
+    # Four roundings to 8 bits, of some 1 % each.
+    assert np.sqrt((error**2).mean() / (wanted**2).mean()) < 0.1
