@@ -52,7 +52,9 @@ VERBS = (
     Verb("probe", "probe", "reach a target: what it can do, its state, and whether it can be measured now"),
     Verb("calibrate", "calibrate", "measure some networks on a target and learn to predict the others"),
     Verb("verify", "verify", "check a bundle: checksums, parity, latency"),
+    Verb("deploy", "deploy", "put a bundle on a board over SSH and check it there"),
     Verb("predict", "predict", "segment an image or a volume with a bundle"),
+    Verb("studies", "studies", "list, rename, export, delete and upgrade studies"),
     Verb("report", "report", "write a study as one self-contained HTML file"),
     Verb("dashboard", "dashboard", "open optuna-dashboard on a study's database"),
 )

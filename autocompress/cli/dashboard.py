@@ -10,7 +10,7 @@ import json
 import logging
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from autocompress.errors import ExitCode, UserError
 
@@ -46,7 +46,9 @@ def run(args: argparse.Namespace) -> int:
     url = args.storage or default_url(_with_database(folder))
     _check_file(url)
     storage = open_storage(url)
-    with storage_errors(url), dashboard_server(storage, args.host, args.port) as server:
+    with storage_errors(url):
+        artifacts = _artifacts(storage)
+    with storage_errors(url), dashboard_server(storage, args.host, args.port, artifacts=artifacts) as server:
         publish = _publisher(storage, folder)
         publish()
         address = f"http://{_shown(args.host)}:{server.server_port}/dashboard"
@@ -61,6 +63,18 @@ def run(args: argparse.Namespace) -> int:
                 if not args.json:
                     print("dashboard closed")
     return ExitCode.DONE
+
+
+def _artifacts(storage: optuna.storages.BaseStorage) -> Any:
+    """The store with the bundles of a database's studies (``search --artifacts``); None where none has one."""
+    from autocompress.search.artifacts import open_artifacts
+
+    places = [
+        place
+        for study in storage.get_all_studies()
+        if (place := storage.get_study_user_attrs(study._study_id).get("artifacts"))
+    ]
+    return open_artifacts(places[0]) if places else None
 
 
 def _with_database(folder: Path | None) -> Path:

@@ -74,6 +74,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     how.add_argument("--storage", metavar="URL", help="database (SQLite in the study's folder)")
     how.add_argument("--ray-address", metavar="ADDRESS", help="use a running Ray cluster")
+    how.add_argument("--ray-dashboard", action="store_true", help="start Ray's own dashboard, and tell its address")
+    how.add_argument(
+        "--gpus-per-trial", type=float, default=0.0, metavar="SHARE", help="of a GPU, such as 0.5 for two trials on one"
+    )
+    how.add_argument(
+        "--artifacts", metavar="PLACE", help="keep the front's bundles there too: a folder, or s3://BUCKET"
+    )
     how.add_argument("--json", action="store_true", help="print events as JSON lines; the last one is the result")
 
 
@@ -100,6 +107,9 @@ def run(args: argparse.Namespace) -> int:
         predict=args.predict,
         hosts=hosts_of(args),
         measure_later=args.measure_later,
+        gpus_per_trial=args.gpus_per_trial,
+        ray_dashboard=args.ray_dashboard,
+        artifacts=args.artifacts,
     )
     title = f"study {plan.name}: {plan.family} on {plan.data['name_or_path']} for {', '.join(plan.target_names)}"
     with Display(console, title, plan.budget_seconds, plan.trials) as display:

@@ -96,13 +96,16 @@ def publish(study: optuna.Study, figures: Sequence[Figure], note: str | None = N
 
 
 @contextmanager
-def dashboard_server(storage: optuna.storages.BaseStorage, host: str, port: int) -> Iterator[_Server]:
+def dashboard_server(
+    storage: optuna.storages.BaseStorage, host: str, port: int, *, artifacts: Any = None
+) -> Iterator[_Server]:
     """A server of optuna-dashboard that listens from now on; call ``serve_forever`` on it.
 
     Args:
         storage: an open study database.
         host: name or address to listen on; anyone who can reach it can read and change the studies.
         port: 1 to 65535, or 0 for any free one (see ``server_port``).
+        artifacts: Optuna's artifact store with the bundles of the fronts; None for none.
 
     Raises:
         UserError: the port is in use or not allowed, or the host is not an address of this machine.
@@ -110,7 +113,9 @@ def dashboard_server(storage: optuna.storages.BaseStorage, host: str, port: int)
     from optuna_dashboard import wsgi
 
     try:
-        server = make_server(host, port, wsgi(storage), server_class=_Server, handler_class=_QuietHandler)
+        server = make_server(
+            host, port, wsgi(storage, artifact_store=artifacts), server_class=_Server, handler_class=_QuietHandler
+        )
     except OSError as error:
         raise UserError(
             f"cannot listen on {host} port {port}: {error.strerror or error}; choose another with --port or --host"

@@ -12,6 +12,7 @@ from typing import Any
 from autocompress.bundles.provenance import package_versions
 from autocompress.config import CompressionConfig
 from autocompress.errors import UserError
+from autocompress.hardware.hosts.address import parse_address
 from autocompress.hardware.targets import Target
 from autocompress.paths import read_json, write_json
 from autocompress.search.stopping import ETA, StoppingRule
@@ -52,6 +53,9 @@ class SearchPlan:
         confirm_share: share of the budget that is kept for the confirmation of the front.
         ray_address: of a running cluster; None starts Ray on this machine.
         recipe: text of the user's own pruning recipe; None writes one for each trial.
+        gpus_per_trial: share of a GPU that Ray keeps for each trial, such as 0.5; 0 for none.
+        ray_dashboard: start Ray's own dashboard.
+        artifacts: a folder or ``s3://BUCKET`` where the front's bundles are kept too; None for nowhere else.
         measure_later: trials are trained while a host cannot be reached, and measured when it is back.
         rungs: shares of a trial's training at which it is compared with the others; none never stops one early.
         eta: one in so many goes on at each rung.
@@ -85,6 +89,9 @@ class SearchPlan:
     ray_address: str | None = None
     recipe: str | None = None
     measure_later: bool = False
+    gpus_per_trial: float = 0.0
+    ray_dashboard: bool = False
+    artifacts: str | None = None
     rungs: tuple[float, ...] = ()
     eta: int = ETA
     warm_start: tuple[CompressionConfig, ...] = ()
@@ -100,7 +107,20 @@ class SearchPlan:
     @property
     def slots(self) -> int:
         """Trials on their way at once: as many as train, and one for each board that may be measuring."""
-        return self.workers + sum(len(target.where.get("address", ())) for target in self.targets if target.remote)
+        return self.workers + len(self.boards)
+
+    @property
+    def only_here(self) -> bool:
+        """Whether no other node of a cluster may run trials: a target is measured on this machine."""
+        return self.ray_address is not None and any(
+            target.host_kind == "local" and not target.predicted for target in self.targets
+        )
+
+    @property
+    def boards(self) -> tuple[str, ...]:
+        """Names of the machines that are measured over SSH, without user and port."""
+        found = [each for target in self.targets if target.remote for each in target.where.get("address", ())]
+        return tuple(parse_address(each).host for each in found)
 
     @property
     def target(self) -> Target:

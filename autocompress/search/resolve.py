@@ -61,6 +61,9 @@ def resolve(
     predict: bool = False,
     hosts: Hosts | None = None,
     measure_later: bool = False,
+    gpus_per_trial: float = 0.0,
+    ray_dashboard: bool = False,
+    artifacts: str | None = None,
 ) -> SearchPlan:
     """Resolve a study.
 
@@ -76,10 +79,15 @@ def resolve(
         predict: predict latency and memory instead of measuring them, for a target that is not at hand.
         hosts: where the target on another machine is reached over SSH.
         measure_later: train on while such a host is away, by predicted latency, and measure when it is back.
+        gpus_per_trial: share of a GPU that Ray keeps for each trial: 0, above 0 and at most 1, or a whole number.
+        ray_dashboard: start Ray's own dashboard.
+        artifacts: where the front's bundles are kept as artifacts too: a folder, or ``s3://BUCKET``.
 
     Raises:
         UserError: a name is unknown, a value is not allowed, the data cannot be read, the target cannot be used.
     """
+    if gpus_per_trial < 0 or (gpus_per_trial > 1 and gpus_per_trial != int(gpus_per_trial)):
+        raise UserError(f"--gpus-per-trial {gpus_per_trial:g}: give a share such as 0.5, or a whole number")
     notes: list[str] = []
     base, name = _base(study, notes)
     spec = load_study(base, overrides)
@@ -152,6 +160,9 @@ def resolve(
         confirm_share=spec.confirm.share,
         ray_address=ray_address,
         measure_later=measure_later,
+        gpus_per_trial=gpus_per_trial,
+        ray_dashboard=ray_dashboard,
+        artifacts=artifacts,
         recipe=recipe,
         rungs=spec.stopping.rungs if spec.stopping.enabled else (),
         eta=spec.stopping.eta,

@@ -19,6 +19,7 @@ from autocompress.errors import NothingFeasibleError, UserError
 from autocompress.hardware.targets import Hosts
 from autocompress.paths import make_dir, read_json, write_json
 from autocompress.search.adoption import adopt_parent
+from autocompress.search.artifacts import keep_front
 from autocompress.search.budget import confirm_cost, longer_seconds, needed_seconds
 from autocompress.search.confirm import confirm_member
 from autocompress.search.display import duration, told_ms
@@ -32,7 +33,7 @@ from autocompress.search.records import BUNDLES, CONFIRM_FILE, FRONT_FILE, Trial
 from autocompress.search.resolve import OPTIONS, overrides_of, resolve
 from autocompress.search.samplers import make_sampler
 from autocompress.search.space import ConfigSpace
-from autocompress.search.storage import driver_lock, open_storage, storage_errors
+from autocompress.search.storage import DriverLock, driver_lock, driver_storage, storage_errors
 from autocompress.search.trial import run_trial
 
 if TYPE_CHECKING:
@@ -63,19 +64,35 @@ def run_search(plan: SearchPlan, listener: Listener, *, begun: float | None = No
     """
     began = time.monotonic() if begun is None else begun
     make_dir(plan.folder)
-    with driver_lock(plan.folder, plan.storage, plan.name), _terminable():
+    with driver_lock(plan.folder, plan.storage, plan.name) as lock, _terminable():
         ledger = Ledger(plan.folder)
         for note in plan.notes:
             listener({"event": "note", "text": note})
         listener({"event": "stage", "stage": "setting up", "spent": ledger.spent})
-        with storage_errors(plan.storage), RayExecutor(plan.slots, plan.ray_address) as executor:
-            session = _Session(plan, ledger, executor, listener)
+        with storage_errors(plan.storage), _executor(plan) as executor:
+            if executor.dashboard_url is not None:
+                listener({"event": "note", "text": f"Ray's dashboard: {executor.dashboard_url}"})
+            session = _Session(plan, ledger, executor, listener, lock)
             ledger.book("setup", time.monotonic() - began)
             return session.run()
 
 
+def _executor(plan: SearchPlan) -> RayExecutor:
+    return RayExecutor(
+        plan.slots,
+        plan.ray_address,
+        cpus=plan.threads,
+        gpus=plan.gpus_per_trial,
+        only_here=plan.only_here,
+        spare=plan.boards,
+        dashboard=plan.ray_dashboard,
+    )
+
+
 class _Session:
-    def __init__(self, plan: SearchPlan, ledger: Ledger, executor: RayExecutor, listener: Listener) -> None:
+    def __init__(
+        self, plan: SearchPlan, ledger: Ledger, executor: RayExecutor, listener: Listener, lock: DriverLock
+    ) -> None:
         from autocompress.data import open_dataset
         from autocompress.models import get_family
 
@@ -83,6 +100,7 @@ class _Session:
         self.ledger = ledger
         self.executor = executor
         self.listen = listener
+        self.lock = lock
         self.dataset: Dataset = open_dataset(**plan.data)
         self.space = ConfigSpace(plan.space, get_family(plan.family).check)
         plan.claim(self.dataset.fingerprint)
@@ -96,7 +114,9 @@ class _Session:
 
         optuna.logging.set_verbosity(optuna.logging.ERROR)
         study = optuna.create_study(
-            storage=open_storage(self.plan.storage),
+            storage=driver_storage(
+                self.plan.storage, self.lock, lambda text: self.listen({"event": "note", "text": text})
+            ),
             study_name=self.plan.name,
             directions=[StudyDirection.MAXIMIZE] + len(self.plan.targets) * [StudyDirection.MINIMIZE],
             load_if_exists=True,
@@ -346,6 +366,8 @@ class _Session:
             },
         )
         write_json(self.plan.folder / FRONT_FILE, outcome.to_dict())
+        if self.plan.artifacts is not None:
+            keep_front(self.study, members, self.plan.artifacts)
         return outcome
 
     def _nearest_miss(self, results: Sequence[TrialResult], front: Sequence[TrialResult]) -> str:
@@ -446,13 +468,15 @@ def search(
     predict: bool = False,
     hosts: Sequence[str] = (),
     measure_later: bool = False,
+    gpus_per_trial: float = 0.0,
+    artifacts: str | None = None,
     listener: Listener | None = None,
     **options: Any,
 ) -> tuple[FrontMember, ...]:
     """Search, as ``autocompress search`` does, and return the confirmed front, fastest first.
 
     Args:
-        study, out, storage, engines, priors, ray_address, predict, measure_later: see
+        study, out, storage, engines, priors, ray_address, predict, measure_later, gpus_per_trial, artifacts: see
             `autocompress.search.resolve.resolve`.
         hosts: where a target on another machine is reached over SSH, ``[user@]name[:port]`` each.
         listener: is told what happens, for display.
@@ -481,6 +505,8 @@ def search(
         predict=predict,
         hosts=Hosts(tuple(hosts)),
         measure_later=measure_later,
+        gpus_per_trial=gpus_per_trial,
+        artifacts=artifacts,
     )
     outcome = run_search(plan, listener or (lambda _: None), begun=begun)
     if not outcome.front:

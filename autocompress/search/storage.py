@@ -1,32 +1,39 @@
-"""The study's database, and the lock that keeps it to one driver."""
+"""The study's database: opened, refused in one line, upgraded whole or not at all."""
 
 from __future__ import annotations
 
-import fcntl
-import hashlib
-import json
+import logging
 import os
-import socket
-from collections.abc import Iterator
-from contextlib import contextmanager
+import sqlite3
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
 from pathlib import Path
 
 import optuna
 import sqlalchemy
 from sqlalchemy.engine import URL, make_url
-from sqlalchemy.exc import ArgumentError, NoSuchModuleError, SQLAlchemyError
+from sqlalchemy.exc import SQLAlchemyError
 
-from autocompress.errors import StorageError
+from autocompress.errors import StorageError, UserError
+from autocompress.search.database import engine_options, first_line, missing_driver, parse_url, redact
+from autocompress.search.reconnecting import ReconnectingStorage
+from autocompress.search.study_lock import DriverLock, driver_lock, holder_of
 
-LOCK_FILE = "driver.lock"
-
-
-def redact(url: str) -> str:
-    """The URL without its password, fit to be shown."""
-    try:
-        return make_url(url).render_as_string(hide_password=True)
-    except ArgumentError:
-        return "<not a database URL>"
+__all__ = [
+    "DriverLock",
+    "default_url",
+    "driver_lock",
+    "driver_storage",
+    "head_version",
+    "holder_of",
+    "known_versions",
+    "open_storage",
+    "redact",
+    "storage_errors",
+    "study_names",
+    "upgrade_storage",
+]
 
 
 def default_url(folder: Path) -> str:
@@ -34,60 +41,253 @@ def default_url(folder: Path) -> str:
     return f"sqlite:///{folder / 'study.db'}"
 
 
-def open_storage(url: str) -> optuna.storages.RDBStorage:
-    """Open (and where it is new, create) a study database.
+def open_storage(url: str, *, create: bool = True) -> optuna.storages.RDBStorage:
+    """Open a study database, and create it where it is new.
+
+    A database of another version is refused before anything in it is touched: Optuna would add tables first and
+    complain then.
+
+    Args:
+        url: ``sqlite:///PATH`` or ``postgresql://USER@HOST/NAME``.
+        create: whether a database that holds no studies yet becomes one.
 
     Raises:
         StorageError: the URL is wrong, the server is out of reach, or the database is of another version.
     """
-    parsed = _parse(url)
-    engine_kwargs: dict[str, object] = {}
-    if parsed.get_backend_name() == "sqlite":
-        if parsed.database and not Path(parsed.database).parent.is_dir():
-            raise StorageError(f"database {redact(url)}: folder {Path(parsed.database).parent} does not exist")
-        engine_kwargs["connect_args"] = {"timeout": 60}
-    else:
-        engine_kwargs["pool_pre_ping"] = True
+    parsed = parse_url(url)
+    _check_place(parsed, create=create)
     try:
-        return optuna.storages.RDBStorage(parsed.render_as_string(hide_password=False), engine_kwargs=engine_kwargs)
+        with _engine(parsed) as engine:
+            revision = _revision(engine)
+            empty = not sqlalchemy.inspect(engine).has_table("studies")
+        if revision is None and empty and not create:
+            raise StorageError(f"database {redact(url)} holds no studies")
+        _refuse_other_version(url, parsed, revision)
+        return optuna.storages.RDBStorage(
+            parsed.render_as_string(hide_password=False), engine_kwargs=engine_options(parsed)
+        )
     except ImportError as error:
-        raise StorageError(_missing_driver(parsed)) from error
+        raise StorageError(missing_driver(parsed)) from error
     except RuntimeError as error:
-        raise StorageError(
-            f"database {redact(url)} was made by another version of Optuna than {optuna.__version__}; "
-            "upgrade a copy of it with 'optuna storage upgrade --storage URL', or start a new --study"
-        ) from error
+        raise StorageError(f"database {redact(url)}: {first_line(error)}") from error
     except (SQLAlchemyError, AssertionError, optuna.exceptions.StorageInternalError) as error:
-        raise StorageError(f"cannot open database {redact(url)}: {_first_line(error)}") from error
+        raise StorageError(f"cannot open database {redact(url)}: {first_line(error)}") from error
 
 
-def _parse(url: str) -> URL:
+def driver_storage(
+    url: str, lock: DriverLock | None = None, say: Callable[[str], None] = lambda _: None
+) -> optuna.storages.BaseStorage:
+    """A study database for a driver: a server that goes away for a while is waited for.
+
+    Args:
+        url: of the database.
+        lock: the driver's hold on the study, which a server that restarts forgets and which is therefore taken anew.
+        say: is told in one line when the connection is lost and when it is back.
+
+    Raises:
+        StorageError: see `open_storage`; later, from the storage's methods, when the server stays away.
+    """
+    storage = open_storage(url)
+    if parse_url(url).get_backend_name() == "sqlite":
+        return storage
+    renew = (lambda: None) if lock is None else lock.renew
+    # A pool replaces a broken connection by itself. A new one means that the server may have forgotten the lock.
+    sqlalchemy.event.listen(storage.engine, "connect", lambda *_: renew())
+    return ReconnectingStorage(storage, where=redact(url), renew=renew, say=say)
+
+
+def study_names(url: str) -> list[str]:
+    """Names of a database's studies in their order, whatever version of Optuna wrote it.
+
+    Raises:
+        StorageError: the URL is wrong, the server is out of reach, or the database holds no studies.
+    """
+    parsed = parse_url(url)
+    _check_place(parsed, create=False)
     try:
-        parsed = make_url(url)
-        if parsed.drivername == "postgresql":
-            parsed = parsed.set(drivername="postgresql+psycopg")
-        parsed.get_dialect()
-    except NoSuchModuleError as error:
+        with _engine(parsed) as engine:
+            if not sqlalchemy.inspect(engine).has_table("studies"):
+                raise StorageError(f"database {redact(url)} holds no studies")
+            with engine.connect() as connection:
+                found = connection.execute(sqlalchemy.text("SELECT study_name FROM studies ORDER BY study_name"))
+                return [str(name) for (name,) in found]
+    except ImportError as error:
+        raise StorageError(missing_driver(parsed)) from error
+    except SQLAlchemyError as error:
+        raise StorageError(f"cannot open database {redact(url)}: {first_line(error)}") from error
+
+
+def upgrade_storage(url: str, *, keep: Path | None = None) -> tuple[str, str, Path | None]:
+    """Bring a database of an older Optuna to this one's version, whole or not at all.
+
+    SQLite: a copy is kept, another one is upgraded and checked, and that one is then written over the database in one
+    transaction. PostgreSQL: all steps are one transaction of the server.
+
+    Args:
+        url: of the database.
+        keep: where the copy of a SQLite database is kept; beside it by default, named after its version.
+
+    Returns:
+        The version before, the version now, and the copy (None where nothing was done, or on PostgreSQL).
+
+    Raises:
+        StorageError: no study database, one of a newer Optuna, or an upgrade that failed and changed nothing.
+    """
+    parsed = parse_url(url)
+    _check_place(parsed, create=False)
+    try:
+        with _engine(parsed) as engine:
+            revision = _revision(engine)
+        if revision is None:
+            raise StorageError(f"database {redact(url)} holds no studies")
+        if revision == head_version():
+            return revision, revision, None
+        if revision not in known_versions():
+            raise StorageError(_newer(url, revision))
+        if parsed.get_backend_name() == "sqlite":
+            path = Path(str(parsed.database))
+            copy = keep or _free_name(path.with_name(f"{path.name}.{revision}"))
+            _upgrade_sqlite(path, copy)
+            return revision, head_version(), copy
+        _upgrade_in_transaction(parsed)
+        return revision, head_version(), None
+    except ImportError as error:
+        raise StorageError(missing_driver(parsed)) from error
+    except (StorageError, UserError):
+        raise
+    except Exception as error:  # a migration raises what its libraries raise
         raise StorageError(
-            f"unknown kind of database in {redact(url)}; use sqlite:///PATH or postgresql://USER@HOST/NAME"
+            f"upgrade of database {redact(url)} failed and changed nothing: {first_line(error)}"
         ) from error
-    except ArgumentError as error:
-        raise StorageError(
-            "--storage is not a database URL; use sqlite:///PATH or postgresql://USER@HOST/NAME"
-        ) from error
-    return parsed
 
 
-def _missing_driver(parsed: URL) -> str:
-    if parsed.get_backend_name() == "postgresql":
-        return "PostgreSQL needs its driver: pip install 'autocompress[postgres]'"
-    return f"the Python driver of {parsed.drivername} databases is not installed"
+def head_version() -> str:
+    """The version of study databases that the installed Optuna reads and writes."""
+    return _versions()[0]
 
 
-def _first_line(error: BaseException) -> str:
-    cause = getattr(error, "orig", None) or error.__cause__ or error
-    cause = getattr(cause, "orig", None) or cause
-    return (str(cause).strip().splitlines() or [type(cause).__name__])[0]
+def known_versions() -> tuple[str, ...]:
+    """All versions that the installed Optuna can upgrade from, its own first."""
+    return _versions()
+
+
+def _versions() -> tuple[str, ...]:
+    from alembic.script import ScriptDirectory
+
+    folder = Path(optuna.storages.__file__).parent / "_rdb" / "alembic"
+    return tuple(each.revision for each in ScriptDirectory(str(folder)).walk_revisions())
+
+
+def _revision(engine: sqlalchemy.Engine) -> str | None:
+    """The version that a database says it is of; None where it is no study database, or not one yet."""
+    if not sqlalchemy.inspect(engine).has_table("alembic_version"):
+        return None
+    with engine.connect() as connection:
+        found = connection.execute(sqlalchemy.text("SELECT version_num FROM alembic_version")).scalar()
+    return None if found is None else str(found)
+
+
+def _refuse_other_version(url: str, parsed: URL, revision: str | None) -> None:
+    if revision is None or revision == head_version():
+        return
+    if revision not in known_versions():
+        raise StorageError(_newer(url, revision))
+    raise StorageError(
+        f"database {redact(url)} was made by another version of Optuna than {optuna.__version__} "
+        f"(schema {revision}, now {head_version()}); type 'autocompress studies upgrade --storage {redact(url)}'"
+        + ("" if parsed.password is None else " with its password")
+    )
+
+
+def _newer(url: str, revision: str) -> str:
+    return (
+        f"database {redact(url)} was made by another version of Optuna, a newer one than {optuna.__version__} "
+        f"(schema {revision}); type 'pip install -U optuna'"
+    )
+
+
+def _check_place(parsed: URL, *, create: bool) -> None:
+    """A folder that is not there, and a file that a mistyped path would make."""
+    if parsed.get_backend_name() != "sqlite" or not parsed.database:
+        return
+    path, shown = Path(parsed.database), redact(str(parsed))
+    if not path.parent.is_dir():
+        raise StorageError(f"database {shown}: folder {path.parent} does not exist")
+    if not create and not path.is_file():
+        raise StorageError(f"database {shown} does not exist")
+
+
+@contextmanager
+def _engine(parsed: URL) -> Iterator[sqlalchemy.Engine]:
+    options = {key: value for key, value in engine_options(parsed).items() if key != "pool_pre_ping"}
+    engine = sqlalchemy.create_engine(parsed, poolclass=sqlalchemy.pool.NullPool, **options)
+    try:
+        yield engine
+    finally:
+        engine.dispose()
+
+
+def _upgrade_sqlite(path: Path, copy: Path) -> None:
+    """Upgrade a copy, and write it over the database in one transaction of SQLite."""
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    os.close(handle)
+    work = Path(name)
+    try:
+        with closing(sqlite3.connect(path, timeout=5)) as original:
+            for target in (copy, work):
+                with closing(sqlite3.connect(target)) as stream:
+                    original.backup(stream)
+            _upgrade_in_transaction(make_url(f"sqlite:///{work}"))
+            with closing(sqlite3.connect(work)) as upgraded:
+                (verdict,) = upgraded.execute("PRAGMA integrity_check").fetchone()
+                if verdict != "ok":
+                    raise StorageError(f"the upgraded copy of {path} is damaged ({verdict}); nothing was changed")
+                upgraded.backup(original)
+    except BaseException:
+        copy.unlink(missing_ok=True)
+        raise
+    finally:
+        for left in (work, work.with_name(f"{work.name}-journal")):
+            left.unlink(missing_ok=True)
+
+
+def _free_name(path: Path) -> Path:
+    """The path, or with a number where a copy of an earlier upgrade has that name."""
+    number = 2
+    found = path
+    while found.exists():
+        found = path.with_name(f"{path.name}.{number}")
+        number += 1
+    return found
+
+
+def _upgrade_in_transaction(parsed: URL) -> None:
+    # Nothing is created on the way: a table that a migration makes must not be there before it.
+    storage = optuna.storages.RDBStorage(
+        parsed.render_as_string(hide_password=False),
+        engine_kwargs=engine_options(parsed),
+        skip_compatibility_check=True,
+        skip_table_creation=True,
+    )
+    try:
+        with _quiet_root():
+            storage.upgrade()
+        if storage.get_current_version() != storage.get_head_version():
+            raise StorageError(f"the database is of schema {storage.get_current_version()} still")
+    finally:
+        storage.remove_session()
+        storage.engine.dispose()
+
+
+@contextmanager
+def _quiet_root() -> Iterator[None]:
+    """Where nobody handles log records, Optuna's migrations would set logging up for the whole process."""
+    handler = logging.NullHandler()
+    logging.getLogger().addHandler(handler)
+    try:
+        yield
+    finally:
+        logging.getLogger().removeHandler(handler)
 
 
 @contextmanager
@@ -96,58 +296,4 @@ def storage_errors(url: str) -> Iterator[None]:
     try:
         yield
     except (SQLAlchemyError, optuna.exceptions.StorageInternalError) as error:
-        raise StorageError(f"database {redact(url)}: {_first_line(error)}") from error
-
-
-@contextmanager
-def driver_lock(folder: Path, url: str, study: str) -> Iterator[None]:
-    """Hold the study for this driver until the block ends, or the process dies.
-
-    A file lock in the study's folder keeps out a second driver on this machine; on PostgreSQL an advisory lock also
-    keeps out one on another machine.
-
-    Raises:
-        StorageError: another driver holds the study; the text says which.
-    """
-    path = folder / LOCK_FILE
-    with path.open("a+") as stream:
-        try:
-            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise StorageError(
-                f"study {study!r} is being searched by {_holder(path)}; wait for it or stop it"
-            ) from error
-        stream.seek(0)
-        stream.truncate()
-        json.dump({"host": socket.gethostname(), "pid": os.getpid()}, stream)
-        stream.flush()
-        with _advisory_lock(url, study):
-            yield
-
-
-def _holder(path: Path) -> str:
-    try:
-        holder = json.loads(path.read_text())
-        return f"process {int(holder['pid'])} on {holder['host']}"
-    except (OSError, ValueError, KeyError, TypeError):
-        return "another process"
-
-
-@contextmanager
-def _advisory_lock(url: str, study: str) -> Iterator[None]:
-    parsed = _parse(url)
-    if parsed.get_backend_name() != "postgresql":
-        yield
-        return
-    try:
-        engine = sqlalchemy.create_engine(parsed, poolclass=sqlalchemy.pool.NullPool, isolation_level="AUTOCOMMIT")
-    except ImportError as error:
-        raise StorageError(_missing_driver(parsed)) from error
-    key = int.from_bytes(hashlib.sha256(f"autocompress/{study}".encode()).digest()[:8], "big", signed=True)
-    with engine.connect() as connection:  # the lock lives as long as the connection
-        if not connection.execute(sqlalchemy.text("SELECT pg_try_advisory_lock(:key)"), {"key": key}).scalar():
-            raise StorageError(
-                f"study {study!r} in {redact(url)} is being searched by a driver on another machine; "
-                "wait for it or stop it"
-            )
-        yield
+        raise StorageError(f"database {redact(url)}: {first_line(error)}") from error

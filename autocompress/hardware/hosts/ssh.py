@@ -242,7 +242,8 @@ def _identifier() -> str:
 
 
 def _holder(values: Mapping[str, Any]) -> str:
-    owner = str(values.get("owner") or "somebody")
+    # Anybody on the host may have written it.
+    owner = "".join(each for each in str(values.get("owner") or "") if each.isprintable())[:80] or "somebody"
     until = values.get("until")
     if not isinstance(until, (int, float)):
         return owner

