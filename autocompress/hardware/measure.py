@@ -79,7 +79,7 @@ def measure(
         config: the configuration that the model was made of; engines that cannot run it are not tried.
         precision: number format to compute in; that of ``config`` by default, else ``fp32``.
         metric: ``p50``, ``p90``, ``p99`` or ``mean``, by which the best engine is chosen; the target's by default.
-        settings: of the protocol.
+        settings: of the protocol; by default a board over SSH is given more time than other machines.
         cache: earlier measurements are taken from it and new ones kept in it; None for neither.
         remeasure: measure also what the cache knows.
         turnstile: of this host by default. The calling thread must not be inside one of its steps.
@@ -90,7 +90,7 @@ def measure(
     room = turnstile or Turnstile()
     if room.held:
         raise RuntimeError("a measurement cannot begin inside a step of the same thread: it would wait for itself")
-    wanted = settings or MeasureSettings()
+    wanted = settings or _default_settings(target)
     number_format = precision or (config.precision if config is not None else "fp32")
     results = []
     for engine in target.engines:
@@ -119,6 +119,12 @@ def measure(
             cache.put(key, result)
         results.append(result)
     return MeasurementSet(ranked(results, metric or target.latency_metric))
+
+
+def _default_settings(target: Target) -> MeasureSettings:
+    """Those of `MeasureSettings`; longer on a board, whose clocks rise late and whose runs are slow."""
+    settings = MeasureSettings()
+    return replace(settings, warmup_seconds=2.0, max_seconds=3.0, repeat_seconds=20.0) if target.remote else settings
 
 
 def ranked(measurements: Sequence[Measurement], metric: str = "p50") -> tuple[Measurement, ...]:

@@ -88,12 +88,14 @@ class Table:
         space: that the configurations come from.
         parent_seconds: of training the parent, which is no part of any row.
         source: where it was read from, for messages.
+        rung_seconds: of judging a trial at a rung, which no row's own seconds hold.
     """
 
     rows: Mapping[str, Row]
     space: SearchSpace
     parent_seconds: float = 0.0
     source: str = "table"
+    rung_seconds: float = 0.0
 
     @classmethod
     def load(cls, path: Path) -> Table:
@@ -129,7 +131,8 @@ class Table:
             )
             rows[row.config.identifier] = row
         space = SearchSpace.from_dict(values["space"], source)
-        return cls(rows, space, float(values["parent_seconds"]), source)
+        at_rung = float(values.get("recording", {}).get("rung_evaluation_seconds", 0.0))
+        return cls(rows, space, float(values["parent_seconds"]), source, at_rung)
 
     @property
     def seconds(self) -> float:
@@ -530,9 +533,10 @@ def play(table: Table, files: MemoryFiles, plan: SearchPlan, values: Mapping[str
             return 0.0, progress
         reached = row.at(pause_at)
         took["train"] = reached.seconds
+        took["evaluate"] = took.get("evaluate", 0.0) + table.rung_seconds
         return sum(took.values()) - before, replace(progress, rungs=(*progress.rungs, reached), seconds=took)
     took["train"] = row.rungs[-1].seconds
-    took["evaluate"] = row.finish_seconds
+    took["evaluate"] = took.get("evaluate", 0.0) + row.finish_seconds
     done = replace(_complete(row, number), rungs=progress.rungs, seconds=took)
     return sum(took.values()) - before, done
 

@@ -140,6 +140,7 @@ def trouble(folder: Path, trials: int, victims: list[str]) -> Trouble:
     return study
 
 
+@pytest.mark.slow
 def test_server_and_driver_killed_once_each(tmp_path: Path) -> None:
     study = trouble(tmp_path, 5, ["server", "driver"])
     assert study.starts == 2

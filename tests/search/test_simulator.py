@@ -127,6 +127,18 @@ def test_stopped_trials_cost_their_share_and_are_pruned_with_their_rungs(table: 
         assert "of the training" in trial.user_attrs["reason"]
 
 
+def test_judging_at_a_rung_costs_what_the_table_says() -> None:
+    dear = Table.from_dict({**tables.values(), "recording": {"rung_evaluation_seconds": 0.5}})
+    search = Search(dear)
+    driver = search.run(trials=12)
+    expected = 0.0
+    for result in driver.results:
+        share = result.rungs[-1].share if result.stopped else 1.0
+        expected += tables.GATE + share * tables.TRAIN + (0 if result.stopped else tables.FINISH)
+        expected += 0.5 * len(result.rungs)
+    assert search.compute == pytest.approx(expected)
+
+
 def test_number_of_trials_is_exact_with_stopping_and_four_workers(table: Table) -> None:
     search = Search(table)
     assert len(search.run(trials=7, workers=4).results) == 7

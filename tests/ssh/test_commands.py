@@ -12,8 +12,19 @@ import yaml
 
 from autocompress import load
 from autocompress.cli import main
+from autocompress.hardware import measure as module
+from autocompress.hardware.settings import MeasureSettings
 from tests.bundles.conftest import Parts, parts  # noqa: F401 (a fixture)
 from tests.ssh.boards import Board, make_client, open_board
+
+
+@pytest.fixture(autouse=True)
+def short(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The shortest protocol in place of a board's."""
+    settings = MeasureSettings(
+        min_seconds=0.0, max_seconds=0.05, warmup_seconds=0.05, foreign_limit=1e9, agreement=None
+    )
+    monkeypatch.setattr(module, "_default_settings", lambda _: settings)
 
 
 @pytest.fixture

@@ -9,7 +9,6 @@ import time
 from typing import Any, Dict, List, Optional, Tuple
 
 from .errors import CrashError, RefusedError
-from .facts import host_facts
 from .plain_arrays import Values
 from .protocol import Load, summary
 from .system import die_with
@@ -20,10 +19,6 @@ TRTEXEC = "/usr/src/tensorrt/bin/trtexec"
 """Where JetPack and NVIDIA's packages put the program, which is on no PATH there."""
 
 
-BOARD_SECONDS = (2.0, 3.0)
-"""Warm-up and duration of a run on a board at least: its clocks rise late, and its runs are slow."""
-
-
 TRT_RUNS = 3
 """Timed runs of trtexec; the one with the median p50 is kept."""
 
@@ -31,13 +26,11 @@ TRT_RUNS = 3
 class TrtExec(TensorRt):
     """TensorRT by its program: one process builds an engine, one runs a sample, and one times many runs."""
 
-    on_board = False
     fed = 1  # each sample is a process that loads the engine anew
     repeats_itself = True
 
     def start(self) -> None:
         self.details["api"] = "trtexec"
-        self.on_board = host_facts()["board"] is not None
         self.peak = 0
         self.program = self._find()
         self.details["trtexec"] = self.program
@@ -142,15 +135,12 @@ class TrtExec(TensorRt):
 
     def _timed(self, sample: Values, settings: Dict[str, Any]) -> Tuple[Dict[str, Any], Dict[str, Any]]:
         """Latency, and computation alone, of one timed run."""
-        warm_up, seconds = settings["warmup_seconds"], settings["max_seconds"]
-        if self.on_board:
-            warm_up, seconds = max(warm_up, BOARD_SECONDS[0]), max(seconds, BOARD_SECONDS[1])
-        warm_up_ms = math.ceil(1000 * warm_up)
+        warm_up_ms = math.ceil(1000 * settings["warmup_seconds"])
         self._inference(
             sample,
             [
                 "--warmUp=%d" % warm_up_ms,
-                "--duration=%g" % seconds,
+                "--duration=%g" % settings["max_seconds"],
                 "--iterations=%d" % settings["min_runs"],
                 "--exportTimes=times.json",
             ],
