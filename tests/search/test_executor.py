@@ -243,6 +243,7 @@ def connect(cluster: Cluster, nodes: int, slots: int, **options: Any) -> RayExec
     return executor
 
 
+@pytest.mark.slow
 def test_a_node_without_the_drivers_disk_gets_files_once_and_a_node_that_dies_loses_nothing(
     cluster: Cluster, tmp_path: Path
 ) -> None:
