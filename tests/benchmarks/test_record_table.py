@@ -96,6 +96,7 @@ def test_an_interrupted_recording_goes_on_without_training_again(
     assert "choose another --out" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_ctrl_c_ends_the_workers_and_keeps_what_is_finished(tmp_path: Path) -> None:
     short, long = tmp_path / "short.json", tmp_path / "long.json"
     script = f"""

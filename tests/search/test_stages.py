@@ -44,6 +44,7 @@ def run(asked: TrialRequest) -> TrialResult | None:
     return TrialResult.load(Path(asked.folder))
 
 
+@pytest.mark.slow
 def test_stopped_twice_handed_over_and_judged_like_one_that_was_not(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

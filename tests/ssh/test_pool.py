@@ -15,6 +15,7 @@ from tests.ssh.boards import make_client, open_board
 from tests.ssh.jobs import QUICK, Agents, host_at, probe_job
 
 
+@pytest.mark.slow
 def test_boards_share_the_work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with open_board(tmp_path / "one") as one, open_board(tmp_path / "two") as two:
         client = make_client(tmp_path / "client", monkeypatch, one.sshd)

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import shlex
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
 
 from autocompress.errors import TargetError
-from autocompress.hardware.hosts.link import Link, LinkError, LinkSettings, open_link
+from autocompress.hardware.hosts.link import Link, LinkError, open_link
 from autocompress.hardware.hosts.ssh import SshHost, file_digest
 
 DEPLOYED = "autocompress"
@@ -64,10 +64,10 @@ async def _succeed(link: Link, script: str) -> str:
     return told.strip()
 
 
-def _on(host: SshHost, work: object) -> str:
+def _on(host: SshHost, work: Callable[[Link], Awaitable[str]]) -> str:
     async def connected() -> str:
-        async with open_link(host.address, LinkSettings()) as link:
-            return str(await work(link))  # type: ignore[operator]
+        async with open_link(host.address, host.settings) as link:
+            return await work(link)
 
     try:
         return asyncio.run(connected())

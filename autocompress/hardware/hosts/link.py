@@ -82,11 +82,9 @@ class Home:
 
     Attributes:
         folder: absolute path.
-        boot: identifies this start of the host.
     """
 
     folder: str
-    boot: str
 
 
 class Link:
@@ -119,15 +117,15 @@ class Link:
         """Our folder there, made where it is missing."""
         script = (
             'd="${AUTOCOMPRESS_CACHE:-$HOME/.cache/autocompress}"; umask 077; '
-            'mkdir -p "$d/files" "$d/jobs" && cd "$d" && pwd -P && cat /proc/sys/kernel/random/boot_id'
+            'mkdir -p "$d/files" "$d/jobs" && cd "$d" && pwd -P'
         )
         code, told, errors = await self.run(f"sh -c {shlex.quote(script)}")
-        lines = told.split("\n")
-        if code or not lines[0].startswith("/"):
+        folder = told.split("\n", maxsplit=1)[0]
+        if code or not folder.startswith("/"):
             if "No space left" in errors or "quota" in errors:
                 raise FullError("no space left on its disk; free some (see df -h there)")
             raise RefusedLinkError(f"cannot make a folder there: {_last_line(errors) or f'exit code {code}'}")
-        return Home(lines[0], lines[1].strip() if len(lines) > 1 else "")
+        return Home(folder)
 
     async def send(self, path: Path, digest: str, home: Home) -> str:
         """Have a file on the host under its digest, and return its path there; what is there already is not sent.
