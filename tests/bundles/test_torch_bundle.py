@@ -79,6 +79,7 @@ def test_labels_are_those_of_the_same_network_in_onnx(folder: Path, template: Pa
 
 
 @pytest.mark.usefixtures("fast")
+@pytest.mark.slow
 def test_from_the_command_line(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     Image.fromarray(np.random.default_rng(5).integers(0, 256, (40, 60), dtype=np.uint8)).save(tmp_path / "image.png")
     assert main(["verify", str(folder), "--no-measure"]) == 0

@@ -134,6 +134,7 @@ def test_a_measurement_tells_what_was_computed(
 
 
 @pytest.mark.usefixtures("fast")
+@pytest.mark.slow
 def test_a_configuration_is_measured_from_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "config.json").write_text(json.dumps({"resolution": 32, "width": 0.125, "precision": "bf16"}))
     assert main(["measure", str(tmp_path / "config.json"), "--target", "cpu", "--engines", "torch", "--json"]) == 0
