@@ -20,7 +20,7 @@ from typing import Any, Dict, List, Optional
 from .errors import first_line
 from .lease import Lease
 from .phases import Phases, phase_seconds
-from .system import die_with, engine_environment, write_json
+from .system import die_with, engine_environment, resident_bytes, session_of, write_json
 
 JOB_FILE, END_FILE, LOCK_FILE = "job.json", "end.json", "running.lock"
 HEARD_FILE, HUNG_UP_FILE = "heard", "hung-up"
@@ -211,7 +211,7 @@ class Supervisor:
                 if longer <= allowed + 0.01:
                     return {"timed_out": True}
                 allowed = longer
-            if memory is not None and sum(map(_resident, _session(process.pid))) > memory:
+            if memory is not None and sum(map(resident_bytes, session_of(process.pid))) > memory:
                 return {"over_memory": True}
             time.sleep(TICK_SECONDS)
 
@@ -233,7 +233,7 @@ class Supervisor:
         """End the agent and all that it started."""
         if self.process is None:
             return
-        for pid in {self.process.pid, *_session(self.process.pid)}:
+        for pid in {self.process.pid, *session_of(self.process.pid)}:
             _signal(pid, signal.SIGKILL)
         self.process.wait()
 
@@ -315,23 +315,6 @@ def _lock(folder: str) -> Optional[int]:
     os.ftruncate(handle, 0)
     os.pwrite(handle, str(os.getpid()).encode(), 0)
     return handle
-
-
-def _session(leader: int) -> List[int]:
-    """The processes of a session, by its leader's number."""
-    found = []
-    for name in os.listdir("/proc"):
-        if name.isdigit():
-            # The name of a program may hold anything, also brackets; what is wanted stands behind the last one.
-            fields = _text("/proc/%s/stat" % name).rpartition(")")[2].split()
-            if len(fields) > 3 and int(fields[3]) == leader:
-                found.append(int(name))
-    return found
-
-
-def _resident(pid: int) -> int:
-    fields = _text("/proc/%d/statm" % pid).split()
-    return int(fields[1]) * os.sysconf("SC_PAGE_SIZE") if len(fields) > 1 else 0
 
 
 def _entries(folder: str) -> List[str]:

@@ -5,7 +5,7 @@ import os
 import platform
 import signal
 import sys
-from typing import Any, Dict, Optional
+from typing import Any, Dict, List, Optional
 
 
 def write_json(path: str, answer: Dict[str, Any]) -> None:
@@ -35,3 +35,29 @@ def die_with(parent: Optional[int]) -> None:
     ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
     if os.getppid() != parent:
         os.kill(os.getpid(), signal.SIGKILL)
+
+
+def session_of(leader: int) -> List[int]:
+    """The processes of a session, by its leader's number."""
+    found = []
+    for name in os.listdir("/proc"):
+        if name.isdigit():
+            # The name of a program may hold anything, also brackets; what is wanted stands behind the last one.
+            fields = _kernel_text("/proc/%s/stat" % name).rpartition(")")[2].split()
+            if len(fields) > 3 and int(fields[3]) == leader:
+                found.append(int(name))
+    return found
+
+
+def resident_bytes(pid: int) -> int:
+    """Resident memory of a process in bytes; 0 where the kernel does not tell."""
+    fields = _kernel_text("/proc/%d/statm" % pid).split()
+    return int(fields[1]) * os.sysconf("SC_PAGE_SIZE") if len(fields) > 1 else 0
+
+
+def _kernel_text(path: str) -> str:
+    try:
+        with open(path, errors="replace") as stream:
+            return stream.read()
+    except OSError:
+        return ""

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from autocompress.hardware.agent.phases import phase_seconds
-from autocompress.hardware.agent.system import engine_environment
+from autocompress.hardware.agent.system import engine_environment, resident_bytes, session_of
 from autocompress.hardware.engines import PROGRAM_ENGINES
 from autocompress.hardware.hosts.agent_file import agent_file
 from autocompress.hardware.hosts.jobs import AgentJob, AgentReport, Death, read_report
@@ -102,8 +102,8 @@ def _watch(process: subprocess.Popen[bytes], job: AgentJob, phase_file: Path) ->
         if job.memory_bytes is None:
             continue
         # The programs that some engines are run beside the agent, in its session.
-        session = _session(process.pid) if job.request.get("engine") in PROGRAM_ENGINES else [process.pid]
-        if sum(_resident(pid) for pid in session) > job.memory_bytes:
+        session = session_of(process.pid) if job.request.get("engine") in PROGRAM_ENGINES else [process.pid]
+        if sum(map(resident_bytes, session)) > job.memory_bytes:
             return Death(None, over_memory=True)
 
 
@@ -137,27 +137,6 @@ def _end(process: subprocess.Popen[bytes]) -> None:
     with suppress(ProcessLookupError, PermissionError):
         os.killpg(process.pid, signal.SIGKILL)
     process.wait()
-
-
-def _session(leader: int) -> list[int]:
-    """The processes of a session, by its leader's number."""
-    found = []
-    for entry in Path("/proc").iterdir():
-        if entry.name.isdigit():
-            # The name of a program may hold anything, also brackets; what is wanted stands behind the last one.
-            fields = _text(entry / "stat").rpartition(")")[2].split()
-            if len(fields) > 3 and int(fields[3]) == leader:
-                found.append(int(entry.name))
-    return found
-
-
-def _resident(pid: int) -> int:
-    """Resident memory of a process in bytes; 0 where the kernel does not tell."""
-    try:
-        fields = Path(f"/proc/{pid}/statm").read_text().split()
-    except OSError:
-        return 0
-    return int(fields[1]) * os.sysconf("SC_PAGE_SIZE")
 
 
 def _read_answer(path: Path) -> dict[str, Any] | None:
