@@ -98,6 +98,7 @@ class _Live:
         worked: wall seconds of its earlier tasks.
         booked: seconds by phase that the ledger knows of.
         progress: how far it came, once it reached a rung.
+        part: what its present task does of it; None for all.
     """
 
     trial: optuna.Trial
@@ -107,6 +108,7 @@ class _Live:
     worked: float = 0.0
     booked: Mapping[str, float] = field(default_factory=dict)
     progress: TrialResult | None = None
+    part: str | None = None
 
 
 class Driver:
@@ -119,7 +121,8 @@ class Driver:
         executor: runs the trials.
         task: what a worker does with ``request(number, config)``, to which ``pause_at`` is added where trials are
             stopped early.
-        request: the plain values that a worker needs for a trial.
+        request: the plain values that a worker needs for a trial from where it is, with the ``part`` of it that is
+            to be done where a task does not do all.
         ledger: books the time.
         listener: is told what happens, for display; every event is a plain mapping with the key ``event``.
         files: what trials leave; folders below the study's by default.
@@ -394,6 +397,7 @@ class Driver:
         values = self._request(number, live.config)
         if self._rule.rungs:
             values = {**values, "pause_at": live.pause_at}
+        live.part = values.get("part")
         live.begun = self._now()
         self._trials[str(number)] = live
         self._executor.submit(str(number), self._task, values)
@@ -523,6 +527,8 @@ class Driver:
             self._at_rung(live, progress, until)
         elif ended.error is not None and ended.error.startswith(_HELD_BACK):
             self._hold_back(live, ended.error.removeprefix(_HELD_BACK))
+        elif ended.error is None and self._has_another_part(live):
+            self._submit(live)
         else:
             self._lost(live, ended)
         if result is not None:  # so the target could be reached
@@ -534,6 +540,10 @@ class Driver:
         outcomes = [told.result for told in self._told.values()]
         if len(outcomes) >= HOPELESS and all(each.state == "failed" for each in outcomes):
             raise UserError(f"the first {len(outcomes)} trials all failed; the last one: {outcomes[-1].reason}")
+
+    def _has_another_part(self, live: _Live) -> bool:
+        """Whether a task did its part of a trial, of which the next one is another task's."""
+        return live.part is not None and self._request(live.trial.number, live.config)["part"] != live.part
 
     def _book(self, live: _Live, came: TrialResult | None, stage: Hours) -> None:
         """Tell the ledger what a trial's task took, by what it says of all of them."""

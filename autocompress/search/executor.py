@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import os
 import secrets
@@ -11,9 +10,10 @@ import signal
 import socket
 import tempfile
 import threading
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -29,8 +29,16 @@ from autocompress.search.node_files import (
     run_with_files,
     unpack,
 )
+from autocompress.search.nodes import Place, Placing
+from autocompress.search.records import TRAINING_PART
 
 _ANSWER_SECONDS = 10.0
+_LOOK_SECONDS = 5.0
+"""Between two looks at the nodes of a cluster while nothing ends."""
+_GONE_SECONDS = 10.0
+"""A task waits for a node of its own that went away so long; then another one may do it."""
+_ROOM_SECONDS = 120.0
+"""A cluster without any node for a task is waited for so long."""
 
 
 @dataclass(frozen=True)
@@ -56,14 +64,22 @@ class RayExecutor:
     Args:
         slots: tasks that may run at once.
         address: of a running Ray cluster; None starts one on this machine, which ends with `close`.
-        cpus: processors that each task takes of its node on a cluster.
+        workers: tasks that compute at once, where others of the slots wait for a board that measures.
+        cpus: processors that each task takes of its node on a cluster; by default as many as all workers can have.
         gpus: share of a GPU that each task takes, such as 0.5 for two tasks on one GPU; 0 for none.
-        only_here: run on this machine alone; for targets that are this machine, whose latency no other one has.
+        only_here: run on this machine; for targets that are this machine, whose latency no other one has. Tasks that
+            only train (`autocompress.search.stages.next_part`) run on other nodes where there are such.
         spare: names or addresses of machines that are measured, on which nothing else may run.
         dashboard: start Ray's own dashboard; on a cluster that is the cluster's affair.
 
+    Attributes:
+        cpus: processors that each task takes of its node on a cluster; None without a cluster.
+        dashboard_url: where Ray's dashboard is, if it was asked for and there is one.
+        dashboard_token: file with what the dashboard asks for, where this executor started it.
+
     Raises:
-        UserError: Ray cannot be started or reached, or this machine lacks the GPUs.
+        UserError: Ray cannot be started or reached, or neither this machine nor a node of the cluster has the
+            processors and GPUs of a trial.
     """
 
     def __init__(
@@ -71,7 +87,8 @@ class RayExecutor:
         slots: int,
         address: str | None = None,
         *,
-        cpus: float = 1.0,
+        workers: int | None = None,
+        cpus: int | None = None,
         gpus: float = 0.0,
         only_here: bool = False,
         spare: Sequence[str] = (),
@@ -79,12 +96,17 @@ class RayExecutor:
     ) -> None:
         self.slots = slots
         self.dashboard_url: str | None = None
+        self.dashboard_token: Path | None = None
         self._scratch: Path | None = None
         self._tasks: dict[Any, _Task] = {}
         self._remote: dict[Callable[..., Any], Any] = {}
         self._address = address
-        self._cpus, self._gpus = cpus, gpus
+        self.cpus, self._gpus = cpus, gpus
+        self._workers = workers or slots
         self._only_here, self._spare = only_here, tuple(spare)
+        self._placing: Placing | None = None
+        self._looked = 0.0
+        self._stranded: dict[Any, float] = {}
         self._dashboard = dashboard
         self._marker = f".autocompress-{secrets.token_hex(8)}"
         self._inputs: dict[str, tuple[Folder, Parcel]] = {}
@@ -126,13 +148,30 @@ class RayExecutor:
             context = ray.init(**options)
         except (ConnectionError, RuntimeError, ValueError, OSError) as error:
             self.close()
-            where = "on this machine" if self._address is None else f"at {self._address}"
-            raise UserError(f"cannot start Ray {where}: {_first_line(error)}") from error
+            where, remedy = "on this machine", ""
+            if self._address is not None:
+                where = f"at {self._address}"
+                remedy = "; its token must be in RAY_AUTH_TOKEN or ~/.ray/auth_token, and its version of Ray the same"
+            raise UserError(f"cannot start Ray {where}: {_first_line(error)}{remedy}") from error
         if self._dashboard and context.dashboard_url:
             self.dashboard_url = f"http://{context.dashboard_url}"
+            if self._scratch is not None:
+                self.dashboard_token = self._scratch / "dashboard-token"
+                self.dashboard_token.touch(0o600)  # Ray has opened the folder to all users
+                self.dashboard_token.write_text(os.environ["RAY_AUTH_TOKEN"])
         if self._address is None and self._gpus > ray.cluster_resources().get("GPU", 0.0):
             self.close()
             raise UserError(f"{self._gpus:g} GPU for each trial: Ray finds none that large on this machine")
+        if self._address is not None:
+            here = str(ray.get_runtime_context().get_node_id())
+            placing = Placing(here, 1, self._gpus, self._only_here, self._spare)
+            self.cpus = self.cpus or placing.share(self._workers, ray.nodes())
+            self._placing = replace(placing, cpus=self.cpus)
+            try:
+                self._look_for_room(self._placing)
+            except UserError:
+                self.close()
+                raise
 
     @property
     def running(self) -> tuple[str, ...]:
@@ -141,47 +180,77 @@ class RayExecutor:
 
     def submit(self, key: str, function: Callable[[Mapping[str, Any]], None], values: Mapping[str, Any]) -> None:
         """Start ``function(values)`` in a worker."""
-        if self._address is None:
-            self._tasks[self._task(function).remote(dict(values))] = _Task(key)
+        if self._placing is None:
+            options = {"num_cpus": 1, "num_gpus": self._gpus}
+            self._tasks[self._task(function, options).remote(dict(values))] = _Task(key)
             return
-        self._send(_Task(key, function, values, errand_of(values, self._marker)))
+        self._send(_Task(key, function, values, errand_of(values, self._marker)), self._placing)
 
-    def _task(self, function: Callable[..., Any]) -> Any:
+    def _task(self, function: Callable[..., Any], options: Mapping[str, Any]) -> Any:
         import ray
 
         if function not in self._remote:
             self._remote[function] = ray.remote(function)
-        cpus = 1 if self._address is None else self._cpus
-        options: dict[str, Any] = {"num_cpus": cpus, "num_gpus": self._gpus, "max_retries": 0}
-        selector = self._places()
-        if selector:
-            options["label_selector"] = {"ray.io/node-id": selector}
-        return self._remote[function].options(**options)
+        return self._remote[function].options(max_retries=0, **options)
 
-    def _places(self) -> str:
-        """Where a task may run, as Ray's selector of nodes; empty for anywhere."""
-        import ray
-
-        if self._address is None or not (self._only_here or self._spare):
-            return ""
-        here = str(ray.get_runtime_context().get_node_id())
-        if self._only_here:
-            return here
-        # Asked anew each time: nodes come and go.
-        measured = [each["NodeID"] for each in ray.nodes() if each["Alive"] and _is_one_of(each, self._spare)]
-        return f"!in({','.join(measured)})" if measured else ""
-
-    def _send(self, task: _Task) -> None:
+    def _send(self, task: _Task, placing: Placing) -> None:
         """Start a task on a cluster, with its files where a node has asked for such before."""
         import ray
 
-        assert task.errand is not None
+        errand, values = task.errand, dict(task.values or {})
+        assert errand is not None
+        nodes = ray.nodes()  # asked anew each time: nodes come and go
+        task = replace(task, place=placing.choose(values, nodes))
+        options: dict[str, Any] = {"num_cpus": placing.cpus, "num_gpus": placing.gpus_of(values)}
+        selector = placing.selector(task.place, nodes)
+        if selector:
+            options["label_selector"] = {"ray.io/node-id": selector}
         parcels = None
         if self._ship:
-            parcels = {each.path: self._input(each) for each in task.errand.inputs}
-            parcels |= {each.path: pack(each, ray.put) for each in task.errand.workplaces}
-        reference = self._task(_on_node).remote(task.function, dict(task.values or {}), task.errand, parcels)
+            parcels = {each.path: self._input(each) for each in errand.inputs}
+            parcels |= {each.path: pack(each, ray.put) for each in errand.workplaces}
+        reference = self._task(_on_node, options).remote(task.function, values, errand, parcels)
         self._tasks[reference] = task
+
+    def _look_for_room(self, placing: Placing) -> None:
+        """Refuse a cluster of which no node will ever run a trial; Ray itself would wait for one without a word."""
+        import ray
+
+        nodes = ray.nodes()
+        for values in ({}, {"part": TRAINING_PART}):
+            if not placing.able(values, placing.choose(values, nodes), nodes):
+                raise UserError(f"Ray at {self._address}: {placing.lacking(values)}")
+
+    def _look_after_waiting(self, placing: Placing) -> None:
+        """See to tasks whose nodes have gone: they go elsewhere, or the search ends, where none comes back.
+
+        Raises:
+            UserError: no node could run a task for two minutes.
+        """
+        import ray
+
+        now = time.monotonic()
+        if now - self._looked < _LOOK_SECONDS:
+            return
+        self._looked = now
+        nodes = ray.nodes()
+        stranded = {
+            reference: task
+            for reference, task in self._tasks.items()
+            if not placing.able(task.values or {}, task.place, nodes)
+        }
+        self._stranded = {reference: self._stranded.get(reference, now) for reference in stranded}
+        for reference, task in stranded.items():
+            values, waited = task.values or {}, now - self._stranded[reference]
+            other = placing.choose(values, nodes)
+            # A task that ran on such a node ends with an error by itself, so it is one that never began.
+            if waited >= _GONE_SECONDS and placing.able(values, other, nodes):
+                ray.cancel(reference, force=True)
+                del self._tasks[reference]
+                self._send(task, placing)
+            elif waited >= _ROOM_SECONDS:
+                lacking = placing.lacking(values)
+                raise UserError(f"Ray at {self._address}: {lacking}, and repeat the command: nothing is lost")
 
     def _input(self, folder: Folder) -> Parcel:
         """A folder to read, in the object store once for the whole search."""
@@ -198,6 +267,8 @@ class RayExecutor:
 
         if not self._tasks:
             return []
+        if self._placing is not None:
+            self._look_after_waiting(self._placing)
         ready, _ = ray.wait(list(self._tasks), num_returns=1, timeout=seconds)
         if ready:
             ready, _ = ray.wait(list(self._tasks), num_returns=len(self._tasks), timeout=0)
@@ -211,8 +282,9 @@ class RayExecutor:
         if task.errand is None:
             return Ended(task.key, error)
         if back is not None and back.missing:
+            assert self._placing is not None  # only a cluster has other disks
             self._ship = True
-            self._send(task)
+            self._send(task, self._placing)
             return None
         if back is not None:
             error = back.error
@@ -270,6 +342,7 @@ class _Task:
     function: Callable[[Mapping[str, Any]], None] | None = None
     values: Mapping[str, Any] | None = None
     errand: Errand | None = None
+    place: Place = "anywhere"
 
 
 def _on_node(
@@ -301,17 +374,6 @@ def _has_token() -> bool:
     """Whether this user has a token for a cluster, in one of the places where Ray looks for it."""
     named = os.environ.get("RAY_AUTH_TOKEN") or os.environ.get("RAY_AUTH_TOKEN_PATH")
     return bool(named) or (Path.home() / ".ray" / "auth_token").is_file()
-
-
-def _is_one_of(node: Mapping[str, Any], names: Sequence[str]) -> bool:
-    """Whether a node is a machine of that name or address."""
-    for name in names:
-        known = {name}
-        with contextlib.suppress(OSError):
-            known.add(socket.gethostbyname(name))
-        if known & {node["NodeManagerAddress"], node["NodeManagerHostname"], node["NodeName"]}:
-            return True
-    return False
 
 
 @contextmanager

@@ -152,6 +152,8 @@ def pack(folder: Folder, put: Callable[[bytes], Any]) -> Parcel:
 def unpack(errand: Errand, back: Return) -> None:
     """Write what a node sent into the driver's folders; the files that say that all is there come last.
 
+    What a task that failed put into its outputs is left out: a half of a bundle must not replace a whole one.
+
     Raises:
         OSError: a folder cannot be written to.
         UserError: a path leaves its folder.

@@ -6,6 +6,7 @@ import contextlib
 import fcntl
 import hashlib
 import json
+import os
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -163,7 +164,8 @@ def make_once(request: Mapping[str, Any], make: Callable[[Mapping[str, Any], Dat
         fcntl.flock(lock, fcntl.LOCK_EX)
         if (folder / PARENT_FILE).exists():
             return
-        torch.set_num_threads(int(request["threads"]))
+        # The node of a cluster where this runs may have fewer processors than the driver's machine.
+        torch.set_num_threads(min(int(request["threads"]), os.cpu_count() or 1))
         dataset = open_dataset(**request["data"])
         model, config, record = make(request, dataset)
         _keep(folder, request["family"], model, config, dataset, record)

@@ -46,7 +46,7 @@ class SearchPlan:
         priors: whether the paper's steps A to D are the first trials.
         seed: of the study.
         workers: trials at once.
-        threads: of each worker.
+        threads: of each worker on this machine; a cluster's share out its processors.
         budget_seconds: wall time for all of it; None where ``trials`` limits it.
         trials: how many configurations to try; None where the budget limits it.
         trial_seconds: of training for each trial; None lets the budget decide.
@@ -111,7 +111,7 @@ class SearchPlan:
 
     @property
     def only_here(self) -> bool:
-        """Whether no other node of a cluster may run trials: a target is measured on this machine."""
+        """Whether trials need this machine, and other nodes of a cluster only train: a target is measured here."""
         return self.ray_address is not None and any(
             target.host_kind == "local" and not target.predicted for target in self.targets
         )

@@ -13,6 +13,10 @@ from autocompress.paths import read_json, write_json
 from autocompress.specs.schemas import Constraints
 
 TrialState = Literal["complete", "pruned", "failed"]
+Part = Literal["gate", "training", "judgement"]
+"""Of a trial, by what it needs: its target, processors or GPUs alone, its target again."""
+
+TRAINING_PART: Part = "training"
 
 RESULT_FILE = "result.json"
 CONFIRM_FILE = "confirmed.json"
@@ -63,6 +67,7 @@ class TrialRequest:
             board measures; None for no limit.
         measure_later: while a target's host cannot be reached the trial goes on by predicted latency, and is held back
             only when it is trained.
+        part: do this part of the trial alone, because the others run on another machine; None for all that is left.
     """
 
     folder: str
@@ -83,6 +88,7 @@ class TrialRequest:
     pause_at: float | None = None
     training_places: int | None = None
     measure_later: bool = False
+    part: Part | None = None
 
     @property
     def limits(self) -> Constraints:

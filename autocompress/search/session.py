@@ -29,10 +29,11 @@ from autocompress.search.ledger import Ledger
 from autocompress.search.outcome import FrontMember, SearchOutcome, nearest_miss, still_on_front
 from autocompress.search.parent import Parent, parent_candidates, parent_folder, train_parent
 from autocompress.search.plan import SearchPlan
-from autocompress.search.records import BUNDLES, CONFIRM_FILE, FRONT_FILE, TrialRequest, TrialResult
+from autocompress.search.records import BUNDLES, CONFIRM_FILE, FRONT_FILE, TRAINING_PART, TrialRequest, TrialResult
 from autocompress.search.resolve import OPTIONS, overrides_of, resolve
 from autocompress.search.samplers import make_sampler
 from autocompress.search.space import ConfigSpace
+from autocompress.search.stages import next_part
 from autocompress.search.storage import DriverLock, driver_lock, driver_storage, storage_errors
 from autocompress.search.trial import run_trial
 
@@ -70,8 +71,12 @@ def run_search(plan: SearchPlan, listener: Listener, *, begun: float | None = No
             listener({"event": "note", "text": note})
         listener({"event": "stage", "stage": "setting up", "spent": ledger.spent})
         with storage_errors(plan.storage), _executor(plan) as executor:
-            if executor.dashboard_url is not None:
-                listener({"event": "note", "text": f"Ray's dashboard: {executor.dashboard_url}"})
+            if executor.cpus is not None:
+                # The cluster's nodes may have more processors than this machine, or fewer.
+                plan = replace(plan, threads=executor.cpus)
+                listener({"event": "note", "text": f"each trial takes {plan.threads} CPU of the cluster"})
+            if plan.ray_dashboard:
+                listener({"event": "note", "text": f"Ray's dashboard: {_dashboard(executor)}"})
             session = _Session(plan, ledger, executor, listener, lock)
             ledger.book("setup", time.monotonic() - began)
             return session.run()
@@ -81,12 +86,20 @@ def _executor(plan: SearchPlan) -> RayExecutor:
     return RayExecutor(
         plan.slots,
         plan.ray_address,
-        cpus=plan.threads,
+        workers=plan.workers,
         gpus=plan.gpus_per_trial,
         only_here=plan.only_here,
         spare=plan.boards,
         dashboard=plan.ray_dashboard,
     )
+
+
+def _dashboard(executor: RayExecutor) -> str:
+    """Where Ray's dashboard is, and what it asks for."""
+    if executor.dashboard_url is None:
+        return "there is none"
+    token = executor.dashboard_token
+    return executor.dashboard_url + ("" if token is None else f", which asks for what is in {token}")
 
 
 class _Session:
@@ -270,7 +283,8 @@ class _Session:
         return folder
 
     def _run_one(self, key: str, task: Any, request: Mapping[str, Any]) -> None:
-        self.executor.submit(key, task, request)
+        # Nothing is measured in it.
+        self.executor.submit(key, task, {**request, "part": TRAINING_PART})
         while True:
             for ended in self.executor.wait(0.5):
                 if ended.error:
@@ -319,8 +333,9 @@ class _Session:
 
     def _request(self, number: int, config: CompressionConfig) -> Mapping[str, Any]:
         plan = self.plan
+        folder = plan.folder / "trials" / f"{number:04d}"
         return TrialRequest(
-            folder=str(plan.folder / "trials" / f"{number:04d}"),
+            folder=str(folder),
             number=number,
             config=config,
             family=plan.family,
@@ -337,6 +352,7 @@ class _Session:
             others=tuple(target.to_dict() for target in plan.targets[1:]),
             training_places=plan.workers if plan.slots > plan.workers else None,
             measure_later=plan.measure_later,
+            part=next_part(folder) if plan.only_here else None,
         ).to_dict()
 
     # -- confirmation ---------------------------------------------------------------------------------------------

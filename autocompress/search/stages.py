@@ -9,6 +9,9 @@ on from the last of them, in any worker, and nothing is trained or measured twic
 ``trained.safetensors``    the training is over; the network waits for its export and its judgement
 ``result.json``            the end; the three above are gone then, except of a trial that was stopped at a rung
 =========================  ==========================================================================================
+
+Where the machine that is measured is one of several nodes, the stages before and after the training need that machine
+and the training does not: a task does one part of a trial then, and the next task, elsewhere, goes on from there.
 """
 
 from __future__ import annotations
@@ -18,7 +21,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 from autocompress.paths import make_dir, read_json, write_json
-from autocompress.search.records import TrialResult
+from autocompress.search.records import TRAINING_PART, Part, TrialResult
 
 if TYPE_CHECKING:
     from torch import nn
@@ -122,6 +125,13 @@ def load_trained(folder: Path, model: nn.Module) -> tuple[int, str | None] | Non
     kept = Checkpoint.load(path)
     model.load_state_dict(dict(kept.tensors))
     return int(kept.values["steps"]), kept.values["recipe"]
+
+
+def next_part(folder: Path) -> Part:
+    """The part of a trial that comes next, by what lies in its folder."""
+    if not (folder / PROGRESS_FILE).exists():
+        return "gate"
+    return "judgement" if (folder / TRAINED_FILE).exists() else TRAINING_PART
 
 
 def remove_stages(folder: Path) -> None:

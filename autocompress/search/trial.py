@@ -28,6 +28,7 @@ from autocompress.search.places import training_place
 from autocompress.search.records import (
     MODEL_FILE,
     RECIPE_FILE,
+    TRAINING_PART,
     WEIGHTS_FILE,
     Placement,
     Rung,
@@ -66,7 +67,7 @@ def run_trial(values: Mapping[str, Any]) -> None:
     """Run one trial in this process, from the last stage that lies in its folder.
 
     It leaves ``result.json`` there, whatever becomes of it; or, where the request names a rung and the trial comes to
-    it, ``progress.json`` with what it reached.
+    it, or for one part of the trial, ``progress.json`` with what it reached.
 
     Args:
         values: a `TrialRequest` as plain values.
@@ -130,7 +131,7 @@ class _Trial:
         self.places = places_of(request, self.dataset, self.turnstile)
 
     def run(self, result: TrialResult, *, gated: bool) -> TrialResult | None:
-        """From the stage that was reached to the end; None where the trial paused at the rung that was asked for.
+        """From the stage that was reached to the end; None where the rung or the part that was asked for comes before.
 
         Args:
             result: what is known so far.
@@ -146,6 +147,10 @@ class _Trial:
             if result.reason:
                 return result
             self._keep_progress(result)
+        return None if self.request.part == "gate" else self._train_and_judge(model, result)
+
+    def _train_and_judge(self, model: nn.Module, result: TrialResult) -> TrialResult | None:
+        """What comes after the gate, see `run`."""
         kept = load_trained(self.folder, model)
         if kept is None:
             pruning = self._pruning(model)
@@ -160,6 +165,8 @@ class _Trial:
             with self.clock.phase("export"):
                 save_trained(self.folder, model, steps=kept[0], recipe=kept[1])
             self._keep_progress(result)
+        if self.request.part == TRAINING_PART:
+            return None
         steps, recipe = kept
         return self._judge(model, recipe, replace(result, steps=steps))
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import secrets
 import shutil
@@ -11,19 +12,29 @@ import subprocess
 import sys
 import threading
 import time
+import urllib.error
+import urllib.request
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import optuna
 import psutil
 import pytest
 
 from autocompress.errors import UserError
 from autocompress.paths import read_json
+from autocompress.search import executor as executor_module
+from autocompress.search import session
 from autocompress.search.executor import Ended, RayExecutor
 from autocompress.search.node_files import Errand, entries_of, errand_of, pack, run_with_files, unpack
+from autocompress.search.nodes import Placing
+from autocompress.search.parent import train_parent
+from autocompress.search.resolve import overrides_of, resolve
+from autocompress.search.stages import STAGE_FILES
 from autocompress.search.storage import default_url
+from autocompress.search.trial import run_trial
 from tests.search import faulty_search
 
 # -- tasks ------------------------------------------------------------------------------------------------------------
@@ -47,10 +58,29 @@ def write_place(values: Mapping[str, Any]) -> None:
 
 
 def gpu_share(values: Mapping[str, Any]) -> None:
+    """Leave word of the share, and of the GPU, that the task was given; end when it may."""
     import ray
 
     folder = Path(values["folder"])
-    (folder / "gpu.txt").write_text(str(ray.get_runtime_context().get_assigned_resources().get("GPU")))
+    share = ray.get_runtime_context().get_assigned_resources().get("GPU")
+    (folder / "gpu.txt").write_text(f"{share} of GPU {os.environ['CUDA_VISIBLE_DEVICES']}")
+    wait_for(lambda: "go" not in values or Path(values["go"]).exists(), "never told to end")
+
+
+def traced(values: Mapping[str, Any]) -> None:
+    """A trial, or the training of a parent, that leaves word of where each part of it ran."""
+    import ray
+
+    with (Path(values["folder"]) / "where.txt").open("a") as log:
+        log.write(f"{values['part']} {ray.get_runtime_context().get_node_id()}\n")
+    (run_trial if "number" in values else train_parent)(values)
+
+
+def wait_for(happened: Callable[[], bool], otherwise: str) -> None:
+    deadline = time.monotonic() + 90
+    while not happened():
+        assert time.monotonic() < deadline, otherwise
+        time.sleep(0.1)
 
 
 def work(executor: RayExecutor) -> list[Ended]:
@@ -245,7 +275,7 @@ def connect(cluster: Cluster, nodes: int, slots: int, **options: Any) -> RayExec
 
 @pytest.mark.slow
 def test_a_node_without_the_drivers_disk_gets_files_once_and_a_node_that_dies_loses_nothing(
-    cluster: Cluster, tmp_path: Path
+    cluster: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     import ray
 
@@ -270,22 +300,37 @@ def test_a_node_without_the_drivers_disk_gets_files_once_and_a_node_that_dies_lo
         for folder in folders:
             assert (folder / "node.txt").read_text() != here
             assert (folder / "read.txt").read_text() == "{'slices.txt': 'slices'}['node.txt', 'old.txt']"
-            assert (folder / "bundles" / "model" / "model.onnx").stat().st_size == 4000
             assert not (folder / "old.txt").exists() and not list(folder.glob(".autocompress*"))
+        # A bundle is whole or not there: one of a task that failed does not take the place of anything.
+        bundles = [folder / "bundles" / "model" / "model.onnx" for folder in folders]
+        assert [path.exists() and path.stat().st_size for path in bundles] == [4000, 4000, False]
         kept = list((cluster.folder / "node-cache" / "node-files").glob("[!.]*[!k]"))
         assert len([path for path in kept if path.is_dir()]) == 1, "the data came more than once"
-        executor.submit("share", gpu_share, {"folder": str(folders[0])})
-        assert work(executor) == [Ended("share", None)]
-        assert (folders[0] / "gpu.txt").read_text() == "0.5"
 
         # Now a study on this node and another one; the first dies with its trials.
-        cluster.start("--num-cpus=2", "--num-gpus=1")
+        last = cluster.start("--num-cpus=2", "--num-gpus=1")
         plan = faulty_search.plan_of(tmp_path / "study", 8, default_url(tmp_path / "study"))
-        killer = threading.Timer(4.0, cluster.kill, [far])
+        begun = cluster.folder / "node-cache" / "node-work"
+
+        def kill() -> None:
+            wait_for(lambda: any(begun.iterdir()), "the node had no trial")
+            cluster.kill(far)
+
+        killer = threading.Thread(target=kill)
         killer.start()
         executor.slots = 4
         driver = faulty_search.search(plan, executor, seconds=1.0)
         killer.join()
+
+        # No node is left: that is waited for, but not for ever.
+        monkeypatch.setattr(executor_module, "_ROOM_SECONDS", 2.0)
+        monkeypatch.setattr(executor_module, "_LOOK_SECONDS", 0.5)
+        cluster.kill(last)
+        executor.submit("none", write_place, {**values, "folder": str(folders[0])})
+        with pytest.raises(UserError, match=r"no node has 1 CPU and 0.5 GPU .* repeat the command: nothing is lost"):
+            work(executor)
+    asked = optuna.load_study(study_name=plan.name, storage=plan.storage).get_trials()
+    assert any("lost" in trial.user_attrs for trial in asked), "no trial was lost with the node"
     assert Counter(result.state for result in driver.results) == {"complete": 8}
     names = [read_json(path)["number"] for path in (tmp_path / "study" / "trials").glob("*/result.json")]
     assert len(names) == 8
@@ -298,25 +343,84 @@ def test_a_machine_that_is_measured_is_left_alone(cluster: Cluster, tmp_path: Pa
 
     cluster.start("--num-cpus=2", head=True)
     time.sleep(3)
-    cluster.start("--num-cpus=2", "--node-name=bench")
-    values = {"data": {"name_or_path": str(tmp_path)}}
-    ran: dict[str, set[str]] = {}
-    for case, options in (("spare", {"spare": ["bench"]}), ("here", {"only_here": True})):
-        with connect(cluster, 2, 4, **options) as executor:
-            here = ray.get_runtime_context().get_node_id()
-            folders = [tmp_path / case / str(number) for number in range(4)]
-            for folder in folders:
-                executor.submit(folder.name, write_node, {**values, "folder": str(folder)})
-            assert [each.error for each in work(executor)] == [None] * 4
-            ran[case] = {(folder / "node.txt").read_text() for folder in folders}
-            assert ran[case] == {here}
+    bench = cluster.start("--num-cpus=2", "--node-name=bench")
+
+    def submit(executor: RayExecutor, case: str, **values: Any) -> list[Path]:
+        folders = [tmp_path / case / str(number) for number in range(4)]
+        for folder in folders:
+            executor.submit(f"{case} {folder.name}", write_node, {**values, "folder": str(folder)})
+        return folders
+
+    def ran(folders: list[Path]) -> set[str]:
+        return {(folder / "node.txt").read_text() for folder in folders}
+
+    with connect(cluster, 2, 4, spare=["bench"]) as executor:
+        here = ray.get_runtime_context().get_node_id()
+        folders = submit(executor, "spare")
+        assert [each.error for each in work(executor)] == [None] * 4 and ran(folders) == {here}
+    with connect(cluster, 2, 8, only_here=True) as executor:
+        here = ray.get_runtime_context().get_node_id()
+        folders = submit(executor, "here")
+        others = submit(executor, "there", part="training")
+        assert [each.error for each in work(executor)] == [None] * 8
+        assert ran(folders) == {here} and len(ran(others) - {here}) == 1 and here not in ran(others)
+
+        # The other node dies with two of four: those that had not begun are trained here.
+        go = tmp_path / "go"
+        folders = submit(executor, "dies", part="training", go=str(go))
+        wait_for(lambda: len(list((tmp_path / "dies").glob("*/node.txt"))) == 2, "two tasks did not begin")
+        cluster.kill(bench)
+        go.touch()
+        ended = Counter(each.error for each in work(executor))
+        assert ended[None] == 2 and len(ended) == 2, ended
+        assert sum((folder / "node.txt").read_text() == here for folder in folders) == 2
+
+
+@pytest.mark.slow
+def test_a_machine_that_is_measured_measures_and_other_nodes_train(
+    cluster: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import ray
+
+    if not can_hide():
+        pytest.skip("needs the right to mount, to give a node another disk")
+    monkeypatch.setenv("AUTOCOMPRESS_CACHE", str(tmp_path / "cache"))
+    for name in ("run_trial", "train_parent"):
+        monkeypatch.setattr(session, name, traced)
+    (tmp_path / "space.yaml").write_text("resolution: [32, 64]\nlevels: [1]\nwidth: [0.125]\nprecision: [fp32]\n")
+    cluster.start("--num-cpus=2", head=True)
+    time.sleep(3)
+    cluster.start("--num-cpus=2", hide=tmp_path)
+    with connect(cluster, 2, 1):
+        here = ray.get_runtime_context().get_node_id()
+    wishes = {
+        "target": "cpu-onnxruntime",
+        "data": "phantoms-tiny",
+        "space": str(tmp_path / "space.yaml"),
+        "workers": 2,
+        "trials": 2,
+        "trial_seconds": 6,
+    }
+    plan = resolve("split", overrides=overrides_of(wishes), out=tmp_path / "runs", ray_address=cluster.address)
+    outcome = session.run_search(plan, lambda _: None)
+    assert outcome.trials == {"complete": 2, "pruned": 0, "failed": 0} and outcome.front
+    (parent,) = (tmp_path / "cache" / "parents").glob("*/parent.json")
+    trials = sorted((plan.folder / "trials").iterdir())
+    for folder, expected in (
+        *((trial, {"gate", "training", "judgement"}) for trial in trials),
+        (parent.parent, {"training"}),
+    ):
+        where = [line.split() for line in (folder / "where.txt").read_text().splitlines()]
+        assert {part for part, _ in where} == expected
+        assert all((node == here) == (part != "training") for part, node in where), where
+    assert len(trials) == 2 and not any((trial / name).exists() for trial in trials for name in STAGE_FILES)
 
 
 def write_node(values: Mapping[str, Any]) -> None:
     import ray
 
-    time.sleep(0.2)
     (Path(values["folder"]) / "node.txt").write_text(ray.get_runtime_context().get_node_id())
+    wait_for(lambda: "go" not in values or Path(values["go"]).exists(), "never told to end")
 
 
 def test_more_gpu_than_there_is_and_a_cluster_that_is_not_there_are_one_line() -> None:
@@ -325,3 +429,96 @@ def test_more_gpu_than_there_is_and_a_cluster_that_is_not_there_are_one_line() -
     with pytest.raises(UserError, match=r"cannot start Ray at 127.0.0.1:1") as caught:
         RayExecutor(1, "127.0.0.1:1")
     assert "\n" not in str(caught.value)
+
+
+NODES = [
+    {
+        "NodeID": name,
+        "Alive": name != "dead",
+        "Resources": {"CPU": cpus, "GPU": gpus} if gpus else {"CPU": cpus},
+        "NodeManagerAddress": f"10.0.0.{number}",
+        "NodeManagerHostname": name,
+        "NodeName": f"10.0.0.{number}",
+    }
+    for number, (name, cpus, gpus) in enumerate([("me", 2.0, 0.0), ("board", 8.0, 1.0), ("dead", 8.0, 1.0)])
+]
+BIG = {**NODES[1], "NodeID": "big", "NodeManagerAddress": "10.0.0.9", "NodeManagerHostname": "big", "NodeName": "x"}
+TRAINING = {"part": "training"}
+
+
+def test_trials_run_on_nodes_that_are_large_enough_and_not_measured() -> None:
+    whole = Placing("me", cpus=2, gpus=0, spare=("10.0.0.1",))
+    assert whole.choose({}, NODES) == "anywhere" and whole.able({}, "anywhere", NODES)
+    assert whole.selector("anywhere", NODES) == "!in(board)"
+    assert Placing("me", cpus=2, gpus=0).selector("anywhere", NODES) == ""
+    greedy = Placing("me", cpus=2, gpus=0.5, spare=("board",))
+    assert not greedy.able({}, "anywhere", NODES), "the node with a GPU is a board, or dead"
+    assert greedy.able({}, "anywhere", [*NODES, BIG])
+    assert (
+        greedy.lacking({}) == "no node has 2 CPU and 0.5 GPU for a trial; start one that has, or lower --gpus-per-trial"
+    )
+
+
+def test_where_this_machine_is_measured_other_nodes_train() -> None:
+    placing = Placing("me", cpus=2, gpus=0.5, only_here=True, spare=("board",))
+    for part in ("gate", "judgement", None):
+        values = {"part": part}
+        assert placing.choose(values, [*NODES, BIG]) == "here" and placing.able(values, "here", NODES)
+        assert placing.gpus_of(values) == 0, "it is not training that needs one"
+    assert placing.selector("here", NODES) == "me"
+    assert placing.choose(TRAINING, [*NODES, BIG]) == "elsewhere"
+    assert placing.selector("elsewhere", [*NODES, BIG]) == "!in(me,board)"
+    # Without another node, training is for this machine too, if it has what that takes.
+    assert placing.choose(TRAINING, NODES) == "here" and not placing.able(TRAINING, "here", NODES)
+    assert Placing("me", cpus=2, gpus=0, only_here=True).able(TRAINING, "here", NODES[:1])
+    small = Placing("me", cpus=4, gpus=0, only_here=True)
+    assert not small.able({}, "here", NODES) and "start it with 'ray start --num-cpus=N'" in small.lacking({})
+
+
+def test_trials_share_the_processors_of_the_cluster() -> None:
+    everywhere = Placing("me", cpus=1, gpus=0)
+    # The nodes have 2 and 8: two with 4 each fit on the large one, four with 2 each and one more on the small one.
+    assert [everywhere.share(count, NODES) for count in (1, 2, 3, 5, 6, 10, 11, 99)] == [8, 4, 2, 2, 1, 1, 1, 1]
+    assert Placing("me", cpus=1, gpus=0, spare=("board",)).share(1, NODES) == 2
+    measured = Placing("me", cpus=1, gpus=0, only_here=True)
+    assert measured.share(1, NODES) == 2, "this machine has no more for the parts that need it"
+    assert measured.share(8, NODES) == 1 and measured.share(1, NODES[:1]) == 2 and measured.share(1, []) == 1
+
+
+@pytest.mark.slow
+def test_shares_of_a_gpu_and_room_that_no_node_has(cluster: Cluster, tmp_path: Path) -> None:
+    cluster.start("--num-cpus=4", "--num-gpus=1", head=True)
+    with connect(cluster, 1, 3, gpus=0.5) as executor:
+        for name in "abc":
+            executor.submit(name, gpu_share, {"folder": str(tmp_path / name), "go": str(tmp_path / "go")})
+        wait_for(lambda: len(list(tmp_path.glob("*/gpu.txt"))) == 2, "two halves did not run at once")
+        assert executor.wait(1.0) == [] and len(list(tmp_path.glob("*/gpu.txt"))) == 2
+        (tmp_path / "go").touch()
+        assert {each.error for each in work(executor)} == {None}
+    assert [path.read_text() for path in tmp_path.glob("*/gpu.txt")] == ["0.5 of GPU 0"] * 3
+    refused: list[tuple[dict[str, Any], str]] = [
+        ({"gpus": 2}, "no node has 1 CPU and 2 GPU for a trial; start one that has, or lower --gpus-per-trial"),
+        ({"cpus": 8}, "no node has 8 CPU for a trial; start one that has"),
+        ({"cpus": 8, "only_here": True}, "its node has not 8 CPU for a trial; start it with 'ray start --num-cpus=N'"),
+    ]
+    for options, message in refused:
+        with pytest.raises(UserError, match=message) as caught:
+            RayExecutor(3, cluster.address, **options)
+        assert "\n" not in str(caught.value) and str(caught.value).startswith(f"Ray at {cluster.address}: ")
+
+
+@pytest.mark.slow
+def test_rays_dashboard_answers_with_the_token_that_the_user_is_told() -> None:
+    with RayExecutor(1, dashboard=True) as executor:
+        assert executor.dashboard_url is not None and executor.dashboard_token is not None
+        with urllib.request.urlopen(executor.dashboard_url, timeout=20) as page:
+            assert page.status == 200 and b"<title>Ray Dashboard</title>" in page.read()
+        assert executor.dashboard_token.stat().st_mode & 0o077 == 0
+        token = executor.dashboard_token.read_text()
+        nodes = urllib.request.Request(f"{executor.dashboard_url}/nodes?view=summary")
+        with pytest.raises(urllib.error.HTTPError, match="401"):
+            urllib.request.urlopen(nodes, timeout=20)
+        nodes.add_header("Authorization", f"Bearer {token}")
+        with urllib.request.urlopen(nodes, timeout=20) as answer:
+            assert len(json.load(answer)["data"]["summary"]) == 1
+    assert not executor.dashboard_token.exists()

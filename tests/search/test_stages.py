@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import shutil
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
+import optuna
 import pytest
 from safetensors.torch import load_file
 
@@ -12,13 +16,26 @@ from autocompress.config import CompressionConfig
 from autocompress.data import open_dataset
 from autocompress.hardware.targets import resolve_target
 from autocompress.search import trial as trial_module
+from autocompress.search.driver import Driver
+from autocompress.search.executor import Ended
+from autocompress.search.ledger import Ledger
 from autocompress.search.records import WEIGHTS_FILE, TrialRequest, TrialResult
-from autocompress.search.stages import PROGRESS_FILE, STAGE_FILES, TRAINED_FILE, TrialFolders
+from autocompress.search.space import ConfigSpace
+from autocompress.search.stages import (
+    PROGRESS_FILE,
+    STAGE_FILES,
+    TRAINED_FILE,
+    TrialFolders,
+    next_part,
+    save_progress,
+)
 from autocompress.search.trial import run_trial
+from autocompress.search.variants import Variants
 from autocompress.specs.library import load_spec
 from autocompress.training.metrics import evaluate_volumes
+from tests.search import fake_search
 
-DATA = {"name_or_path": "phantoms-tiny", "seed": 0, "validation_fraction": 0.2, "class_names": None}
+DATA: dict[str, Any] = {"name_or_path": "phantoms-tiny", "seed": 0, "validation_fraction": 0.2, "class_names": None}
 TRAINING = {"steps": 18, "batch_size": 8, "seed": 3, "threads": 1, "distill_weight": 0.0, "bf16": "off"}
 
 
@@ -113,3 +130,88 @@ def test_a_limit_is_kept_with_what_it_refused(tmp_path: Path) -> None:
     assert result is not None and result.state == "pruned" and not result.stopped
     assert dict(result.refused_under) == {"max_latency_ms": 1e-4}
     assert not (files.folder(0) / PROGRESS_FILE).exists()
+
+
+def test_parts_of_a_trial_need_the_target_or_train_and_not_both(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise OSError("not on this machine")
+
+    training = (trial_module._Trial, "_train")
+    target = ((Variants, "measure"), (trial_module, "evaluate_file"))
+    files = TrialFolders(tmp_path)
+    for part, elsewhere in (("gate", [training]), ("training", target), ("judgement", [training])):
+        assert files.result(0) is None and next_part(files.folder(0)) == part
+        with monkeypatch.context() as here:
+            for module, name in elsewhere:
+                here.setattr(module, name, fail)
+            run(replace(request(files, 0), training={**TRAINING, "steps": 4}, part=next_part(files.folder(0))))
+    result = files.result(0)
+    assert result is not None and result.state == "complete" and result.steps == 4 and result.measurement is not None
+
+
+class AtOnce:
+    """Runs each task while it is submitted, and keeps which part of which trial it was."""
+
+    slots = 1
+    running: tuple[str, ...] = ()
+
+    def __init__(self) -> None:
+        self.parts: list[tuple[int, str]] = []
+        self._ended: list[Ended] = []
+
+    def submit(self, key: str, function: Callable[[Mapping[str, Any]], None], values: Mapping[str, Any]) -> None:
+        self.parts.append((int(key), values["part"]))
+        try:
+            function(values)
+            self._ended.append(Ended(key, None))
+        except OSError as error:
+            self._ended.append(Ended(key, str(error)))
+
+    def wait(self, seconds: float) -> list[Ended]:
+        ended, self._ended = self._ended, []
+        return ended
+
+
+def test_the_driver_asks_for_one_part_after_the_other_and_for_a_lost_one_again(tmp_path: Path) -> None:
+    plan = fake_search.make_plan(tmp_path / "study", trials=2)
+    files, executor = TrialFolders(plan.folder / "trials"), AtOnce()
+
+    def asked(number: int, config: CompressionConfig) -> Mapping[str, Any]:
+        folder = files.folder(number)
+        return {"folder": str(folder), "number": number, "config": config.to_dict(), "part": next_part(folder)}
+
+    def task(values: Mapping[str, Any]) -> None:
+        folder, config = Path(values["folder"]), CompressionConfig.from_dict(values["config"])
+        if values["part"] == "gate":
+            save_progress(folder, TrialResult(values["number"], config, "failed"))
+        elif values["part"] == "judgement":
+            fake_search.fake_trial({**values, "seconds": 0.0})
+        elif executor.parts.count((0, "training")) == 1 and values["number"] == 0:
+            raise OSError("the worker died")
+        else:
+            (folder / TRAINED_FILE).touch()
+
+    plan.folder.mkdir()
+    study = optuna.create_study(directions=["maximize", "minimize"])
+    space = ConfigSpace(plan.space, lambda _: None)
+    ledger = Ledger(plan.folder)
+    driver = Driver(
+        plan,
+        study,
+        space=space,
+        executor=executor,
+        task=task,
+        request=asked,
+        ledger=ledger,
+        listener=lambda _: None,
+    )
+    with ledger.stage(1) as stage:
+        driver.run(None, stage)
+    assert [result.state for result in driver.results] == ["complete", "complete"]
+    assert executor.parts == [
+        *((0, part) for part in ("gate", "training")),
+        *((1, part) for part in ("training", "judgement")),
+        *((2, part) for part in ("gate", "training", "judgement")),
+    ]
