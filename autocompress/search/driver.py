@@ -16,13 +16,15 @@ from autocompress.config import CompressionConfig
 from autocompress.errors import ConfigError, HeldBackError, UserError
 from autocompress.pareto import non_dominated
 from autocompress.search.executor import Ended
+from autocompress.search.forecasts import CurveForecaster
 from autocompress.search.limits import relative_excess, too_dear, violations
 from autocompress.search.plan import SearchPlan
 from autocompress.search.records import TrialResult
 from autocompress.search.samplers import known_of
 from autocompress.search.space import ConfigSpace
 from autocompress.search.stages import TrialFiles, TrialFolders
-from autocompress.search.stopping import Runner, percent, to_continue, verdict
+from autocompress.search.stopping import Runner, percent, to_continue, verdict, without_hope
+from autocompress.search.surrogate import one_thread
 
 MAX_ATTEMPTS = 3
 MAX_REPEATS = 2
@@ -154,6 +156,7 @@ class Driver:
         self._files = files or TrialFolders(plan.folder / "trials")
         self._now = now
         self._rule = plan.stopping_rule
+        self._forecaster = CurveForecaster(space)
         self._trials: dict[str, _Live] = {}
         self._told: dict[str, Told] = {}
         self._continued: set[int] = set()
@@ -223,6 +226,7 @@ class Driver:
 
     # -- the loop -------------------------------------------------------------------------------------------------
 
+    @one_thread()
     def run(self, budget: float | Callable[[], float] | None, stage: Hours) -> None:
         """Try configurations until a wall second of the study, or the last of the trials, or of the space.
 
@@ -470,23 +474,31 @@ class Driver:
         """Take up the stopped trial that deserves to go on by what is known now; False where there is none."""
         if self._settled and worth is None:
             return False
-        stopped = {
-            key: told.result
-            for key, told in self._told.items()
-            if told.result.stopped and told.result.number not in self._continued
-        }
-        if not stopped or not self._rule.rungs:
+        shares = self._stopped()
+        if not shares or not self._rule.rungs:
             return False
-        shares = {key: result.rungs[-1].share for key, result in stopped.items()}
-        key = to_continue(self._runners(), shares, self._rule, worth=worth)
+        key = to_continue(self._runners(), shares, self._rule, self._forecaster, worth=worth)
         if key is None:
             # Until a trial reaches a rung or its end, the answer stays the same.
             self._settled = self._settled or worth is None
             return False
         if not self._lasts(until, shares[key]):
             return False
-        self._restart(self._study.get_trials(deepcopy=False)[stopped[key].number])
+        self._restart(self._study.get_trials(deepcopy=False)[self._told[key].result.number])
         return True
+
+    def _stopped(self) -> dict[str, float]:
+        """The rung of each trial that was stopped at one and not taken up again."""
+        return {
+            key: told.result.rungs[-1].share
+            for key, told in self._told.items()
+            if told.result.stopped and told.result.number not in self._continued
+        }
+
+    def _free_room(self) -> None:
+        """Let go of paused trainings that finished trials have left without hope: each may take a gigabyte."""
+        for key in without_hope(self._runners(), self._stopped(), self._rule, self._forecaster):
+            self._files.let_go(self._told[key].result.number)
 
     def _at_rung(self, live: _Live, progress: TrialResult, until: float | None) -> None:
         """Let a trial go on beyond its rung, or stop it there."""
@@ -495,7 +507,7 @@ class Driver:
         live.progress = progress
         self._trials[str(live.trial.number)] = live
         runners = self._runners()
-        said = verdict(runners, live.config.identifier, rung.share, self._rule)
+        said = verdict(runners, live.config.identifier, rung.share, self._rule, self._forecaster)
         reason = said.reason
         if said.goes_on and not self._lasts(until, rung.share):
             reason = f"stopped after {percent(rung.share)} of the training: the budget does not last to its end"
@@ -523,6 +535,8 @@ class Driver:
             if result.state == "complete":
                 self._durations.append(max(live.worked, sum(result.seconds.values())))
             self._tell(live.trial, result)
+            if result.state == "complete":
+                self._free_room()
         elif progress is not None and live.pause_at is not None and _came_to(progress, live.pause_at):
             self._at_rung(live, progress, until)
         elif ended.error is not None and ended.error.startswith(_HELD_BACK):

@@ -16,21 +16,31 @@ from optuna.trial import FrozenTrial, TrialState
 
 from autocompress.search.limits import LIMITS
 from autocompress.search.records import TrialResult
+from autocompress.search.space import ConfigSpace
 from autocompress.search.stopping import Forecast, forecast
+from autocompress.search.surrogate_sampler import SurrogateSampler
 from autocompress.specs.schemas import Constraints
 
 SAMPLERS = ("auto", "gp", "tpe", "nsga2", "random")
-GP_TRIAL_LIMIT = 200
-"""A Gaussian process asks in about a second at 100 trials and slower beyond; TPE stays fast."""
+GP_TRIAL_LIMIT = 300
+"""Trials up to which Gaussian processes are fitted anew for each; TPE stays fast beyond."""
 
 
 def make_sampler(
-    name: str, *, seed: int, told: int, expected: int, startup: int, constraints: Constraints | None = None
+    name: str,
+    *,
+    space: ConfigSpace,
+    seed: int,
+    told: int,
+    expected: int,
+    startup: int,
+    constraints: Constraints | None = None,
 ) -> tuple[BaseSampler, str]:
     """Create a sampler.
 
     Args:
         name: ``auto`` chooses by the number of trials.
+        space: the study's.
         seed: the study's seed.
         told: trials that the study holds already. They offset the seed: a sampler that starts again with the same
             seed would repeat its first suggestions.
@@ -51,10 +61,8 @@ def make_sampler(
     own_seed = seed + 7919 * told
     sampler: BaseSampler
     if chosen == "gp":
-        sampler = optuna.samplers.GPSampler(
-            seed=own_seed, n_startup_trials=startup, deterministic_objective=False, warn_independent_sampling=False
-        )
-    elif chosen == "tpe":
+        return SurrogateSampler(space, seed=seed, startup=startup, constraints=constraints), f"{chosen} ({reason})"
+    if chosen == "tpe":
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # about `group` being experimental, and arguments that will go
             sampler = optuna.samplers.TPESampler(
@@ -67,8 +75,7 @@ def make_sampler(
     else:
         raise ValueError(f"unknown sampler {name!r}; known are {', '.join(SAMPLERS)}")
     # A genetic algorithm breeds from trials that it chose itself; the models learn from whatever is known.
-    learns = {"gp": "all", "tpe": "rungs", "nsga2": "finished"}[chosen]
-    return SeeingSampler(sampler, Sight(constraints, learns)), f"{chosen} ({reason})"
+    return SeeingSampler(sampler, Sight(constraints, rungs=chosen == "tpe")), f"{chosen} ({reason})"
 
 
 def known_of(result: TrialResult, percentile: str) -> dict[str, Any]:
@@ -107,17 +114,16 @@ class Sight:
 
     Latency is seen as its logarithm, in which a network that is twice as large is as far away at 2 ms as at 200 ms.
     Limits are those of today, whatever they were when a trial was told. A trial that was stopped at a rung is seen as
-    finished, with the Dice that is to be expected by what finished trials did after that rung; one that was refused for
-    what was measured before training as one of average Dice.
+    finished, with the Dice that is to be expected by what finished trials did after that rung.
 
     Args:
         constraints: the study's; None leaves the stored ones.
-        learns: from ``finished`` trials, also from those that came to ``rungs``, or from ``all`` with a latency.
+        rungs: whether what was stopped is seen as finished.
     """
 
-    def __init__(self, constraints: Constraints | None, learns: str) -> None:
+    def __init__(self, constraints: Constraints | None, *, rungs: bool) -> None:
         self.constraints = constraints
-        self.learns = learns
+        self.rungs = rungs
         self._forecasts: dict[float, Forecast | None] = {}
         self._typical: dict[float, float] = {}
         # By number: the Dice that was assumed, and the trial as it was seen with that.
@@ -128,24 +134,20 @@ class Sight:
         pairs = _pairs(trials)
         self._forecasts = {share: forecast(found) for share, found in pairs.items()}
         self._typical = {share: statistics.median(b - a for a, b in found) for share, found in pairs.items()}
-        finished = [float(each.values[0]) for each in trials if each.state == TrialState.COMPLETE]
-        average = statistics.fmean(finished) if finished else None
-        hidden = set() if self.learns == "finished" else _superseded(trials)
-        return [self._seen(trial, average) for trial in trials if trial.number not in hidden]
+        hidden = _superseded(trials) if self.rungs else set()
+        return [self._seen(trial) for trial in trials if trial.number not in hidden]
 
-    def _seen(self, trial: FrozenTrial, average: float | None) -> FrozenTrial:
+    def _seen(self, trial: FrozenTrial) -> FrozenTrial:
         known = trial.user_attrs.get("known")
         if not isinstance(known, Mapping) or not trial.state.is_finished():
             return trial
         dice, state = known.get("dice"), trial.state
         if state == TrialState.PRUNED:
             rungs = known.get("rungs", ())
-            if rungs and self.learns != "finished":
+            if rungs and self.rungs:
                 share, reached = rungs[-1]
                 told = self._forecasts.get(share)
                 dice = reached + self._typical.get(share, 0.0) if told is None else told.expected(reached)
-            elif not rungs and self.learns == "all":
-                dice = average
             if dice is not None:
                 state = TrialState.COMPLETE
         kept = self._kept.get(trial.number)

@@ -204,13 +204,14 @@ class _Session:
             )
 
     def _first_configs(self) -> list[CompressionConfig]:
-        """What is tried before the sampler proposes anything: another study's front, then the paper's steps."""
+        """What is tried before the sampler proposes anything: another study's front, the parent, the paper's steps."""
         warm = [config for config in self.plan.warm_start if config in self.space]
         left_out = [config.label for config in self.plan.warm_start if config not in self.space]
         if left_out:
             text = f"not in this study's space, so not taken from the other study's front: {', '.join(left_out)}"
             self.listen({"event": "note", "text": text})
-        return [*warm, *(self.space.paper_steps() if self.plan.priors else [])]
+        parent = None if self.parent is None else self.parent.config
+        return [*warm, *(self.space.priors(parent) if self.plan.priors else [])]
 
     def _until(self, driver: Driver) -> float:
         """Wall second at which the search must leave the rest of the budget to the confirmation of its front."""
@@ -312,6 +313,7 @@ class _Session:
         told = len(self.study.get_trials(deepcopy=False))
         sampler, choice = make_sampler(
             plan.sampler,
+            space=self.space,
             seed=plan.seed,
             told=told,
             expected=min(plan.trials or int(room), len(self.space)),

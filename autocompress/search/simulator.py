@@ -89,6 +89,7 @@ class Table:
         parent_seconds: of training the parent, which is no part of any row.
         source: where it was read from, for messages.
         rung_seconds: of judging a trial at a rung, which no row's own seconds hold.
+        parent: configuration of the network that all rows inherit from; None where it is not told.
     """
 
     rows: Mapping[str, Row]
@@ -96,6 +97,7 @@ class Table:
     parent_seconds: float = 0.0
     source: str = "table"
     rung_seconds: float = 0.0
+    parent: CompressionConfig | None = None
 
     @classmethod
     def load(cls, path: Path) -> Table:
@@ -131,8 +133,10 @@ class Table:
             )
             rows[row.config.identifier] = row
         space = SearchSpace.from_dict(values["space"], source)
-        at_rung = float(values.get("recording", {}).get("rung_evaluation_seconds", 0.0))
-        return cls(rows, space, float(values["parent_seconds"]), source, at_rung)
+        recording = values.get("recording", {})
+        at_rung = float(recording.get("rung_evaluation_seconds", 0.0))
+        parent = CompressionConfig.from_dict(recording["parent"]) if "parent" in recording else None
+        return cls(rows, space, float(values["parent_seconds"]), source, at_rung, parent)
 
     @property
     def seconds(self) -> float:
@@ -255,6 +259,9 @@ class MemoryFiles:
         """Let a new trial go on where an old one stopped."""
         if old in self.stages:
             self.stages[new] = replace(self.stages.pop(old), number=new)
+
+    def let_go(self, number: int) -> None:
+        """There is always room."""
 
 
 class SimulatedExecutor:
@@ -387,7 +394,7 @@ def simulate(
         trials: configurations to begin; None for no limit.
         until: worker seconds after which it ends; None for no limit.
         enough: share of the table's hypervolume at which it ends.
-        priors: whether the paper's steps come first.
+        priors: whether the parent's own configuration and the paper's steps come first.
         startup: random trials before the sampler's model takes over.
         rungs: shares at which trials are compared; those of the table by default.
         eta: one in so many goes on at each rung.
@@ -410,6 +417,7 @@ def simulate(
     study = _study()
     study.sampler, note = make_sampler(
         sampler,
+        space=space,
         seed=seed,
         told=0,
         expected=min(trials or len(space), len(space)),
@@ -438,7 +446,7 @@ def simulate(
         now=clock,
     )
     if priors:
-        driver.enqueue(space.paper_steps())
+        driver.enqueue(space.priors(table.parent))
     with contextlib.suppress(_EnoughError):
         driver.run(None, NoHours())
     return Trace(tuple(points), sum(each.state == "complete" for each in driver.results), note)

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import itertools
+import math
 import random
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import optuna
+from numpy.typing import NDArray
+from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 
 from autocompress.config import CompressionConfig, PrunePattern
 from autocompress.errors import ConfigError, SpecError
@@ -52,6 +56,10 @@ class ConfigSpace:
             "precision": _Dimension("precision", space.precision, ordered=False),
         }
         self._by_key = {dimension.key: dimension for dimension in self._dimensions.values()}
+        self._listed = tuple(self._configs.values())
+        # Encoded once: a search that repeats itself asks for neighbours in the whole space again and again.
+        encoded = [self.parameters(config) for config in self._listed]
+        self._encoded = {key: np.array([each[key] for each in encoded]) for key in self._by_key}
 
     def __len__(self) -> int:
         return len(self._configs)
@@ -77,9 +85,55 @@ class ConfigSpace:
 
     def parameters(self, config: CompressionConfig) -> dict[str, Any]:
         """Optuna's parameters for a configuration of this space: the way back from `suggest`."""
-        values = config.to_dict()
-        values["pruning"] = _pruning_text((config.prune_pattern, config.prune_ratio))
-        return {dimension.key: dimension.encode(values[name]) for name, dimension in self._dimensions.items()}
+        pruning = _pruning_text((config.prune_pattern, config.prune_ratio))
+        return {
+            dimension.key: dimension.encode(pruning if name == "pruning" else getattr(config, name))
+            for name, dimension in self._dimensions.items()
+        }
+
+    def distributions(self) -> dict[str, BaseDistribution]:
+        """Optuna's distribution of each parameter, as `suggest` asks for it."""
+        return {dimension.key: dimension.distribution() for dimension in self._dimensions.values()}
+
+    def features(self, configs: Sequence[CompressionConfig]) -> tuple[NDArray[np.float64], tuple[int, ...]]:
+        """Configurations as points for a model: each dimension of the space spans 1, resolution and width by logarithm.
+
+        Returns:
+            One row for each configuration, and for each feature the index of the dimension that it belongs to.
+            Dimensions with one value have none.
+        """
+        columns: list[list[float]] = []
+        groups: list[int] = []
+        for values in self._columns():
+            seen = [values(config) for config in configs]
+            columns += [list(column) for column in zip(*seen, strict=True)]
+            groups += [max(groups, default=-1) + 1] * len(seen[0])
+        return np.array(columns, dtype=np.float64).T, tuple(groups)
+
+    def _columns(self) -> list[Callable[[CompressionConfig], tuple[float, ...]]]:
+        """What makes the features of a configuration, for each dimension that has more than one value."""
+        spec = self.spec
+        made: list[Callable[[CompressionConfig], tuple[float, ...]]] = []
+        if len(spec.resolution) > 1:
+            sizes = _spanned([math.log(each) for each in spec.resolution])
+            made.append(lambda config: (sizes(math.log(config.resolution)),))
+        if len(spec.levels) > 1:
+            depths = _spanned(spec.levels)
+            made.append(lambda config: (depths(config.levels),))
+        if len(spec.width) > 1:
+            widths = _spanned([math.log(each) for each in spec.width])
+            made.append(lambda config: (widths(math.log(config.width)),))
+        if len(spec.grouping) > 1:
+            made.append(lambda config: (float(config.grouping == spec.grouping[0]),))
+        points = spec.prune_points()
+        if len(points) > 1:
+            patterns = sorted({pattern for pattern, _ in points})
+            made.append(
+                lambda config: (config.prune_ratio, *(0.7 * (config.prune_pattern == each) for each in patterns[1:]))
+            )
+        if len(spec.precision) > 1:
+            made.append(lambda config: tuple(0.7 * (config.precision == each) for each in spec.precision))
+        return made
 
     def untried(self, tried: Mapping[str, Any] | set[str], rng: random.Random) -> CompressionConfig | None:
         """A random configuration that was not tried yet, or None when all were."""
@@ -94,15 +148,21 @@ class ConfigSpace:
         A step to the next value of an ordered axis counts by its share of the axis, another category as half an axis;
         of equals a random one is taken.
         """
-        left = [other for identifier, other in self._configs.items() if identifier not in tried]
+        left = [place for place, identifier in enumerate(self._configs) if identifier not in tried]
         if not left:
             return None
         rng.shuffle(left)
         own = self.parameters(config)
-        return min(left, key=lambda other: self._distance(own, self.parameters(other)))
+        distances = np.zeros(len(self._listed))
+        for key, dimension in self._by_key.items():
+            distances += dimension.distances(own[key], self._encoded[key])
+        return self._listed[left[int(np.argmin(distances[left]))]]
 
-    def _distance(self, one: Mapping[str, Any], other: Mapping[str, Any]) -> float:
-        return sum(dimension.distance(one[key], other[key]) for key, dimension in self._by_key.items())
+    def priors(self, parent: CompressionConfig | None) -> list[CompressionConfig]:
+        """What is tried first: the parent's own configuration, which keeps all that the parent learned, and the paper's
+        steps."""
+        first = [parent] if parent is not None and parent in self else []
+        return [*first, *(step for step in self.paper_steps() if step != parent)]
 
     def paper_steps(self) -> list[CompressionConfig]:
         """The steps A to D of Embedded-ViT, one by one and combined, as far as this space holds them.
@@ -178,15 +238,30 @@ class _Dimension:
         suggested = trial.suggest_float(self.name, self.values[0], self.values[-1], step=self.step)
         return min(self.values, key=lambda value: abs(value - suggested))
 
+    def distribution(self) -> BaseDistribution:
+        if not self.ordered:
+            return CategoricalDistribution(self.values)
+        if self.step is None:
+            return IntDistribution(0, len(self.values) - 1)
+        if isinstance(self.values[0], int):
+            return IntDistribution(self.values[0], self.values[-1], step=int(self.step))
+        return FloatDistribution(self.values[0], self.values[-1], step=self.step)
+
     def encode(self, value: Any) -> Any:
         return self.values.index(value) if self.ordered and self.step is None else value
 
-    def distance(self, one: Any, other: Any) -> float:
-        """How far two encoded values are apart, 0 to 1."""
+    def distances(self, one: Any, others: NDArray[Any]) -> NDArray[np.float64]:
+        """How far an encoded value is from others, 0 to 1."""
         if not self.ordered:
-            return 0.0 if one == other else 0.5
+            return np.where(others == one, 0.0, 0.5)
         span = len(self.values) - 1 if self.step is None else self.values[-1] - self.values[0]
-        return float(abs(one - other) / span)
+        return np.asarray(np.abs(others - one) / span)
+
+
+def _spanned(values: Sequence[float]) -> Callable[[float], float]:
+    """Maps the lowest of the values to 0 and the highest to 1."""
+    low, high = min(values), max(values)
+    return lambda value: (value - low) / (high - low)
 
 
 def _nearest(values: Sequence[Any], wanted: float) -> Any:

@@ -56,6 +56,10 @@ class TrialFiles(Protocol):
         """Let a new trial go on where an earlier one of the same configuration stopped."""
         ...
 
+    def let_go(self, number: int) -> None:
+        """Free the room of a paused training; what goes on with it all the same trains from the beginning."""
+        ...
+
 
 class TrialFolders:
     """Folders ``0000``, ``0001``, ... by the number of the trial."""
@@ -90,6 +94,10 @@ class TrialFolders:
             source = self.folder(old) / name
             if source.exists():
                 source.replace(self.folder(new) / name)
+
+    def let_go(self, number: int) -> None:
+        """Remove the network and its optimiser, which are most of what lies there."""
+        (self.folder(number) / TRAINING_FILE).unlink(missing_ok=True)
 
 
 def load_progress(folder: Path, number: int) -> TrialResult | None:

@@ -2,12 +2,13 @@
 
 At certain shares of a trial's training, its rungs, the trial is compared with all others that came so far. It goes on
 if it is among the first ``1/eta`` of them: feasible ones before infeasible ones, then by non-dominated sorting in the
-Dice at that rung and the latency on each target, and within one front by an epsilon-net, so that what goes on is spread
-along the front. Trials arrive one by one and are never waited for; one that was stopped may be taken up again when
-others, arriving after it, have moved it into the first third.
+Dice and the latency on each target, and within one front by an epsilon-net, so that what goes on is spread along the
+front. The Dice is that at the rung, or, once finished trials tell, what is to be expected of it in the end. Trials
+arrive one by one and are never waited for; one that was stopped may be taken up again when others, arriving after it,
+have moved it into the first third.
 
-The latency is known before training, and so is the Dice of finished trials: what cannot be reached any more, by the
-largest gain that any finished trial made after the same rung, is stopped whatever its rank.
+The latency is known before training, and so is the Dice of finished trials: what cannot be feasible or on the front any
+more, by what finished trials did after the same rung, is stopped whatever its rank.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ import bisect
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -88,6 +90,40 @@ class Verdict:
 
 
 @dataclass(frozen=True)
+class Expected:
+    """The Dice that a trial is likely to have in the end.
+
+    Attributes:
+        mean: in percent, 0 to 100.
+        deviation: standard deviation in Dice points.
+    """
+
+    mean: float
+    deviation: float
+
+    @property
+    def reach(self) -> float:
+        """Dice that is hardly exceeded: two deviations and `MARGIN` above the mean."""
+        return min(100.0, self.mean + 2 * self.deviation + MARGIN)
+
+
+class Forecaster(Protocol):
+    """What tells the end from a rung."""
+
+    def __call__(self, runners: Sequence[Runner], share: float) -> Mapping[str, Expected]:
+        """What is to be expected of all that reached a rung, by what was known there.
+
+        Args:
+            runners: all trials of a study that reached any rung.
+            share: the rung.
+
+        Returns:
+            By the trials' keys; empty while too few trials have finished.
+        """
+        ...
+
+
+@dataclass(frozen=True)
 class Forecast:
     """From the Dice at a rung to that at the end: a line through what finished trials did.
 
@@ -107,10 +143,6 @@ class Forecast:
         """Dice to be expected in the end, 0 to 100; nobody is expected to lose or to gain beyond what was seen."""
         inside = min(max(dice, self.low), self.high)
         return min(100.0, max(dice, self.intercept + self.slope * inside))
-
-    def reach(self, dice: float) -> float:
-        """Dice that is hardly exceeded: two spreads and `MARGIN` above what is expected."""
-        return min(100.0, self.expected(dice) + 2 * self.spread + MARGIN)
 
 
 def forecast(pairs: Sequence[tuple[float, float]]) -> Forecast | None:
@@ -137,13 +169,22 @@ def forecast(pairs: Sequence[tuple[float, float]]) -> Forecast | None:
     return Forecast(slope, intercept, spread, float(at_rung.min()), float(at_rung.max()))
 
 
+def by_line(runners: Sequence[Runner], share: float) -> Mapping[str, Expected]:
+    """A `Forecaster` that knows nothing of trials but their Dice."""
+    there = [each for each in runners if share in each.rungs]
+    told = forecast([(each.rungs[share], each.final) for each in there if each.final is not None])
+    if told is None:
+        return {}
+    return {each.key: Expected(told.expected(each.rungs[share]), told.spread) for each in there}
+
+
 @dataclass(frozen=True)
 class Known:
     """What the finished trials of a study tell about one that stands at a rung.
 
     Attributes:
         share: the rung.
-        forecast: from there to the end; None while too few tell.
+        expected: the end of each trial that reached it, by key; empty while too few tell.
         rivals: finished trials that keep the limits and that no other one beats.
         floor: Dice that a trial is compared with where no finished one is as fast: ``min_dice``, or the lowest that any
             finished trial has.
@@ -151,21 +192,20 @@ class Known:
     """
 
     share: float
-    forecast: Forecast | None
+    expected: Mapping[str, Expected]
     rivals: tuple[Runner, ...]
     floor: float
     rule: StoppingRule
 
     @classmethod
-    def of(cls, runners: Sequence[Runner], share: float, rule: StoppingRule) -> Known:
+    def of(cls, runners: Sequence[Runner], share: float, rule: StoppingRule, forecaster: Forecaster = by_line) -> Known:
         """That of all trials of a study that reached any rung."""
         told = [(each, each.final) for each in runners if each.final is not None]
         rivals = non_dominated(
             ((each, final) for each, final in told if each.excess <= 0), lambda pair: [*pair[0].latencies, -pair[1]]
         )
         floor = min((final for _, final in told), default=0.0) if rule.min_dice is None else rule.min_dice
-        pairs = [(each.rungs[share], final) for each, final in told if share in each.rungs]
-        return cls(share, forecast(pairs), tuple(each for each, _ in rivals), floor, rule)
+        return cls(share, forecaster(runners, share), tuple(each for each, _ in rivals), floor, rule)
 
     def rival(self, runner: Runner) -> float | None:
         """The highest Dice of a finished trial that is not slower on any target; None where none is as fast."""
@@ -181,29 +221,33 @@ class Known:
     def promise(self, runner: Runner) -> float | None:
         """Dice points by which a trial is expected to beat the finished ones that are not slower, or `floor`; None
         while unknown."""
-        if self.forecast is None:
+        expected = self.expected.get(runner.key)
+        if expected is None:
             return None
         rival = self.rival(runner)
-        return self.forecast.expected(runner.rungs[self.share]) - max(
-            self.floor, self.floor if rival is None else rival
-        )
+        return expected.mean - max(self.floor, self.floor if rival is None else rival)
+
+    def dice(self, runner: Runner) -> float:
+        """By what a trial is ranked: the Dice to be expected in the end, or that at the rung while too few tell."""
+        expected = self.expected.get(runner.key)
+        return runner.rungs[self.share] if expected is None else expected.mean
 
     def shortfall(self, runner: Runner) -> float:
         """By how much a trial will miss the constraints by all that is known, each relative to its limit."""
-        least, final = self.rule.min_dice, runner.final
-        if final is None and self.forecast is not None:
-            final = self.forecast.expected(runner.rungs[self.share]) + self.forecast.spread
+        least, final, expected = self.rule.min_dice, runner.final, self.expected.get(runner.key)
+        if final is None and expected is not None:
+            final = expected.mean + expected.deviation
         missing = 0.0 if least is None or final is None else max(0.0, least - final) / max(least, 1e-9)
         return runner.excess + missing
 
     def hopeless(self, runner: Runner) -> str:
         """Why a trial cannot be feasible or enter the front any more; empty where it can."""
-        if self.forecast is None:
+        expected, least = self.expected.get(runner.key), self.rule.min_dice
+        if expected is None:
             return ""
-        dice, least = runner.rungs[self.share], self.rule.min_dice
-        reach = self.forecast.reach(dice)
+        reach = expected.reach
         grounds = (
-            f"Dice {dice:.1f} after {percent(self.share)} of the training; "
+            f"Dice {runner.rungs[self.share]:.1f} after {percent(self.share)} of the training; "
             f"by what finished trials did from there {reach:.1f} at most"
         )
         if least is not None and reach < least:
@@ -220,10 +264,12 @@ def ranking(runners: Sequence[Runner], known: Known) -> list[Runner]:
     shortfalls = {each.key: known.shortfall(each) for each in reached}
     feasible = [each for each in reached if shortfalls[each.key] <= 0]
     rest = sorted((each for each in reached if shortfalls[each.key] > 0), key=lambda each: shortfalls[each.key])
-    return [*_by_fronts(feasible, known.share), *rest]
+    return [*_by_fronts(feasible, known), *rest]
 
 
-def verdict(runners: Sequence[Runner], key: str, share: float, rule: StoppingRule) -> Verdict:
+def verdict(
+    runners: Sequence[Runner], key: str, share: float, rule: StoppingRule, forecaster: Forecaster = by_line
+) -> Verdict:
     """Whether a trial goes on beyond a rung.
 
     Args:
@@ -231,8 +277,9 @@ def verdict(runners: Sequence[Runner], key: str, share: float, rule: StoppingRul
         key: of the trial.
         share: the rung that it stands at.
         rule: the study's.
+        forecaster: tells the end from the rung.
     """
-    known = Known.of(runners, share, rule)
+    known = Known.of(runners, share, rule, forecaster)
     own = next(each for each in runners if each.key == key)
     hopeless = known.hopeless(own)
     if hopeless:
@@ -254,7 +301,12 @@ def places_of(count: int, eta: int) -> int:
 
 
 def to_continue(
-    runners: Sequence[Runner], stopped: Mapping[str, float], rule: StoppingRule, *, worth: float | None = None
+    runners: Sequence[Runner],
+    stopped: Mapping[str, float],
+    rule: StoppingRule,
+    forecaster: Forecaster = by_line,
+    *,
+    worth: float | None = None,
 ) -> str | None:
     """The stopped trial that should be taken up next, before anything new is begun.
 
@@ -262,6 +314,7 @@ def to_continue(
         runners: all trials of the study that reached any rung.
         stopped: the rung that each stopped trial stands at, by its key.
         rule: the study's.
+        forecaster: tells the end from a rung.
         worth: where nothing new can be begun: also one that is expected to beat the finished ones by so many Dice
             points, or of which that cannot be told yet, whatever its rank.
 
@@ -269,7 +322,7 @@ def to_continue(
         The key of the one that came furthest, among those the one of highest rank; None where there is none.
     """
     for share in sorted(set(stopped.values()), reverse=True):
-        known = Known.of(runners, share, rule)
+        known = Known.of(runners, share, rule, forecaster)
         order = ranking(runners, known)
         places = places_of(len(order), rule.eta)
         for place, each in enumerate(order):
@@ -284,16 +337,27 @@ def to_continue(
     return None
 
 
+def without_hope(
+    runners: Sequence[Runner], stopped: Mapping[str, float], rule: StoppingRule, forecaster: Forecaster = by_line
+) -> list[str]:
+    """Stopped trials that are not likely to be taken up any more, by their keys; arguments as of `to_continue`."""
+    found = []
+    for share in set(stopped.values()):
+        known = Known.of(runners, share, rule, forecaster)
+        found += [each.key for each in runners if stopped.get(each.key) == share and known.hopeless(each)]
+    return found
+
+
 def percent(share: float) -> str:
     """A share of the training in words: ``11 %``."""
     return f"{100 * share:.0f} %"
 
 
-def _by_fronts(runners: Sequence[Runner], share: float) -> list[Runner]:
+def _by_fronts(runners: Sequence[Runner], known: Known) -> list[Runner]:
     """By non-dominated sorting, and within one front by an epsilon-net."""
     if not runners:
         return []
-    costs = np.array([[-each.rungs[share], *(math.log(max(ms, 1e-6)) for ms in each.latencies)] for each in runners])
+    costs = np.array([[-known.dice(each), *(math.log(max(ms, 1e-6)) for ms in each.latencies)] for each in runners])
     span = np.ptp(costs, axis=0)
     costs = (costs - costs.min(axis=0)) / np.where(span > 0, span, 1.0)
     fronts = _fronts_of_two(costs) if costs.shape[1] == 2 else _fronts(costs)

@@ -9,7 +9,7 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -18,14 +18,14 @@ import optuna
 from autocompress.config import CompressionConfig
 from autocompress.hardware.records import Latency, Measurement
 from autocompress.hardware.targets import Target
-from autocompress.search.driver import Driver
+from autocompress.search.driver import Driver, Listener
 from autocompress.search.executor import RayExecutor, uninterrupted
 from autocompress.search.ledger import Ledger
 from autocompress.search.plan import SearchPlan
 from autocompress.search.records import TrialResult
 from autocompress.search.samplers import make_sampler
 from autocompress.search.space import ConfigSpace
-from autocompress.search.storage import default_url, driver_lock, open_storage
+from autocompress.search.storage import DriverLock, default_url, driver_lock, driver_storage
 from autocompress.specs.schemas import Constraints, SearchSpace
 
 SPACE = {"resolution": [32, 64, 96, 128], "levels": [1, 2], "width": [0.25, 0.5], "precision": ["fp32"]}
@@ -88,50 +88,61 @@ def make_plan(folder: Path, *, trials: int | None = None, **changes: Any) -> Sea
     return SearchPlan(**{**values, **changes})
 
 
+def drive(
+    plan: SearchPlan,
+    executor: Any,
+    *,
+    task: Callable[[Mapping[str, Any]], None] = fake_trial,
+    lock: DriverLock | None = None,
+    say: Callable[[str], None] = lambda _: None,
+    listener: Listener = lambda _: None,
+    **values: Any,
+) -> tuple[Driver, optuna.Study]:
+    """Run or take up a study as a session does; ``values`` go to each trial."""
+    study = optuna.create_study(
+        storage=driver_storage(plan.storage, lock, say),
+        study_name=plan.name,
+        directions=["maximize", "minimize"],
+        load_if_exists=True,
+    )
+    space = ConfigSpace(plan.space, lambda _: None)
+    told = len(study.get_trials(deepcopy=False))
+    study.sampler, _ = make_sampler(
+        plan.sampler, space=space, seed=plan.seed, told=told, expected=20, startup=plan.startup
+    )
+    ledger = Ledger(plan.folder)
+
+    def request(number: int, config: CompressionConfig) -> Mapping[str, Any]:
+        folder = str(plan.folder / "trials" / f"{number:04d}")
+        return {"folder": folder, "number": number, "config": config.to_dict(), **values}
+
+    driver = Driver(
+        plan,
+        study,
+        space=space,
+        executor=executor,
+        task=task,
+        request=request,
+        ledger=ledger,
+        listener=listener,
+    )
+    driver.take_up()
+    with ledger.stage(executor.slots) as stage:
+        try:
+            driver.run(None, stage)
+        except BaseException:
+            with uninterrupted():
+                executor.cancel()
+                driver.settle()
+            raise
+    return driver, study
+
+
 def run_fake(plan: SearchPlan, *, seconds: float = 0.0, dies_at: int | None = None) -> tuple[Driver, optuna.Study]:
     """Run or take up a study in this process."""
     plan.folder.mkdir(parents=True, exist_ok=True)
-    with driver_lock(plan.folder, plan.storage, plan.name), RayExecutor(plan.workers) as executor:
-        study = optuna.create_study(
-            storage=open_storage(plan.storage),
-            study_name=plan.name,
-            directions=["maximize", "minimize"],
-            load_if_exists=True,
-        )
-        told = len(study.get_trials(deepcopy=False))
-        study.sampler, _ = make_sampler(plan.sampler, seed=plan.seed, told=told, expected=20, startup=plan.startup)
-        ledger = Ledger(plan.folder)
-
-        def request(number: int, config: CompressionConfig) -> Mapping[str, Any]:
-            folder = str(plan.folder / "trials" / f"{number:04d}")
-            return {
-                "folder": folder,
-                "number": number,
-                "config": config.to_dict(),
-                "seconds": seconds,
-                "dies_at": dies_at,
-            }
-
-        driver = Driver(
-            plan,
-            study,
-            space=ConfigSpace(plan.space, lambda _: None),
-            executor=executor,
-            task=fake_trial,
-            request=request,
-            ledger=ledger,
-            listener=lambda _: None,
-        )
-        driver.take_up()
-        with ledger.stage(executor.slots) as stage:
-            try:
-                driver.run(None, stage)
-            except BaseException:
-                with uninterrupted():
-                    executor.cancel()
-                    driver.settle()
-                raise
-    return driver, study
+    with driver_lock(plan.folder, plan.storage, plan.name) as lock, RayExecutor(plan.workers) as executor:
+        return drive(plan, executor, lock=lock, seconds=seconds, dies_at=dies_at)
 
 
 if __name__ == "__main__":

@@ -15,14 +15,10 @@ from typing import Any
 import optuna
 
 from autocompress.cli import main
-from autocompress.config import CompressionConfig
 from autocompress.search.driver import Driver
-from autocompress.search.executor import RayExecutor, uninterrupted
-from autocompress.search.ledger import Ledger
+from autocompress.search.executor import RayExecutor
 from autocompress.search.plan import SearchPlan
-from autocompress.search.samplers import make_sampler
-from autocompress.search.space import ConfigSpace
-from autocompress.search.storage import driver_lock, driver_storage, storage_errors
+from autocompress.search.storage import driver_lock, storage_errors
 from autocompress.specs.schemas import SearchSpace
 from tests.search import fake_search
 
@@ -53,40 +49,7 @@ def search(
     """Run or take up a study as a session does."""
     plan.folder.mkdir(parents=True, exist_ok=True)
     with driver_lock(plan.folder, plan.storage, plan.name) as lock, storage_errors(plan.storage):
-        study = optuna.create_study(
-            storage=driver_storage(plan.storage, lock, say),
-            study_name=plan.name,
-            directions=["maximize", "minimize"],
-            load_if_exists=True,
-        )
-        told = len(study.get_trials(deepcopy=False))
-        study.sampler, _ = make_sampler(plan.sampler, seed=plan.seed, told=told, expected=20, startup=plan.startup)
-        ledger = Ledger(plan.folder)
-
-        def request(number: int, config: CompressionConfig) -> Mapping[str, Any]:
-            folder = str(plan.folder / "trials" / f"{number:04d}")
-            values = {"folder": folder, "number": number, "config": config.to_dict(), "seconds": seconds}
-            return {**values, "dies_at": None, **more}
-
-        driver = Driver(
-            plan,
-            study,
-            space=ConfigSpace(plan.space, lambda _: None),
-            executor=executor,
-            task=task,
-            request=request,
-            ledger=ledger,
-            listener=lambda _: None,
-        )
-        driver.take_up()
-        with ledger.stage(executor.slots) as stage:
-            try:
-                driver.run(None, stage)
-            except BaseException:
-                with uninterrupted():
-                    executor.cancel()
-                    driver.settle()
-                raise
+        driver, _ = fake_search.drive(plan, executor, task=task, lock=lock, say=say, seconds=seconds, **more)
     return driver
 
 

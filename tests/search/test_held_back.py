@@ -14,11 +14,8 @@ from autocompress.config import CompressionConfig
 from autocompress.errors import HeldBackError
 from autocompress.search.driver import AWAY, Driver
 from autocompress.search.executor import Ended
-from autocompress.search.ledger import Ledger
 from autocompress.search.places import training_place
 from autocompress.search.records import TrialResult
-from autocompress.search.samplers import make_sampler
-from autocompress.search.space import ConfigSpace
 from tests.search import fake_search
 
 
@@ -51,33 +48,10 @@ class InOrder:
 def run(
     plan: Any, lost: Callable[[int], bool], events: list[Mapping[str, Any]] | None = None
 ) -> tuple[Driver, Any, InOrder]:
-    import optuna
-
-    study = optuna.create_study(
-        storage=plan.storage, study_name=plan.name, directions=["maximize", "minimize"], load_if_exists=True
-    )
-    told = len(study.get_trials(deepcopy=False))
-    study.sampler = make_sampler(plan.sampler, seed=plan.seed, told=told, expected=20, startup=plan.startup)[0]
     executor = InOrder(2, lost)
-    driver = Driver(
-        plan,
-        study,
-        space=ConfigSpace(plan.space, lambda _: None),
-        executor=executor,
-        task=fake_search.fake_trial,
-        request=lambda number, config: {
-            "number": number,
-            "config": config.to_dict(),
-            "seconds": 0.0,
-            "folder": str(plan.folder / "trials" / f"{number:04d}"),
-        },
-        ledger=Ledger(plan.folder),
-        listener=(events if events is not None else []).append,
+    driver, study = fake_search.drive(
+        plan, executor, listener=(events if events is not None else []).append, seconds=0.0
     )
-    driver.take_up()
-    ledger = Ledger(plan.folder)
-    with ledger.stage(2) as stage:
-        driver.run(None, stage)
     return driver, study, executor
 
 

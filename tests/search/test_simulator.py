@@ -61,7 +61,13 @@ class Search:
         plan = tables.plan(**changes)
         told = len(self.study.get_trials(deepcopy=False))
         self.study.sampler, _ = make_sampler(
-            plan.sampler, seed=0, told=told, expected=20, startup=4, constraints=plan.constraints
+            plan.sampler,
+            space=self.table.config_space(),
+            seed=0,
+            told=told,
+            expected=20,
+            startup=4,
+            constraints=plan.constraints,
         )
 
         class Mortal(SimulatedExecutor):
@@ -171,6 +177,20 @@ def test_time_that_is_left_goes_to_stopped_trials(table: Table) -> None:
     assert front == pytest.approx(1.0)
     hopeless = [each for each in driver.results if each.stopped]
     assert hopeless and all("a finished trial" in each.reason or "rank" in each.reason for each in hopeless)
+
+
+def test_what_is_left_without_hope_lets_go_of_its_training(table: Table) -> None:
+    search = Search(table)
+    let_go: set[int] = set()
+    search.files.let_go = let_go.add  # type: ignore[method-assign]
+    driver = search.run(trials=24)
+    stopped = {each.number: each for each in driver.results if each.stopped}
+    assert let_go and let_go <= set(stopped)
+    ends = {each.config.identifier: table.rows[each.config.identifier] for each in driver.results}
+    finished = [row for each, row in zip(driver.results, ends.values(), strict=True) if each.state == "complete"]
+    for number in let_go:  # none of them would have been on the front
+        row = table.rows[stopped[number].config.identifier]
+        assert any(other.latency_ms <= row.latency_ms and other.dice >= row.dice for other in finished)
 
 
 def test_a_budget_that_ends_stops_trials_at_their_rung_and_more_goes_on(table: Table) -> None:

@@ -76,6 +76,12 @@ def test_stopped_twice_handed_over_and_judged_like_one_that_was_not(
     run_trial(request(files, 1, 1 / 9).to_dict())  # asked again after the answer was lost
     assert files.progress(1) == first
 
+    files.prepare(3)
+    for name in STAGE_FILES:
+        if (files.folder(1) / name).exists():
+            shutil.copy(files.folder(1) / name, files.folder(3))
+    files.let_go(3)  # as if without hope: it trains anew, and keeps what is known of the gate and the rung
+
     files.hand_over(1, 2)  # it was stopped, and is taken up under another number
     assert run(request(files, 2, 1 / 3)) is None
     second = files.progress(2)
@@ -98,9 +104,13 @@ def test_stopped_twice_handed_over_and_judged_like_one_that_was_not(
     assert result is not None and result.state == "complete"
     assert result.dice == whole.dice and result.steps == 18
     assert [rung.share for rung in result.rungs] == [1 / 9, 1 / 3]
-    ours, theirs = (load_file(files.folder(number) / WEIGHTS_FILE) for number in (2, 0))
-    assert all(bool((ours[name] == theirs[name]).all()) for name in theirs)
-    assert not any((files.folder(number) / name).exists() for name in STAGE_FILES for number in (0, 2))
+    anew = run(request(files, 3))
+    assert anew is not None and anew.steps == 18 and anew.rungs == first.rungs
+    theirs = load_file(files.folder(0) / WEIGHTS_FILE)
+    for number in (2, 3):
+        ours = load_file(files.folder(number) / WEIGHTS_FILE)
+        assert all(bool((ours[name] == theirs[name]).all()) for name in theirs)
+    assert not any((files.folder(number) / name).exists() for name in STAGE_FILES for number in (0, 2, 3))
 
 
 def test_a_rung_tells_the_dice_of_the_network_as_it_was(tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ from autocompress.search.stopping import (
     Known,
     Runner,
     StoppingRule,
+    by_line,
     forecast,
     places_of,
     ranking,
@@ -70,7 +71,10 @@ def test_a_forecast_is_a_line_through_what_finished_trials_did() -> None:
     assert told.expected(90) == 90  # nobody is expected to lose, or to gain beyond what was seen
     off = told.intercept - 50
     assert told.spread == pytest.approx(math.sqrt(2 * off**2))
-    assert told.reach(30) == pytest.approx(65 + 2 * told.spread + 1)
+    trials = [runner("a", 0, 1, final=50), runner("b", 30, 1, final=65), runner("c", 60, 1, final=80)]
+    expected = by_line([*trials, runner("d", 90, 1)], FIRST)
+    assert expected["b"].mean == pytest.approx(65) and expected["b"].reach == pytest.approx(65 + 2 * told.spread + 1)
+    assert expected["d"].mean == 90 and by_line(trials[:2], FIRST) == {}
 
 
 def test_dice_that_cannot_be_reached_ends_a_trial_once_three_have_told() -> None:
