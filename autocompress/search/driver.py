@@ -21,6 +21,7 @@ from autocompress.search.limits import relative_excess, too_dear, violations
 from autocompress.search.plan import SearchPlan
 from autocompress.search.records import TrialResult
 from autocompress.search.samplers import known_of
+from autocompress.search.single_writer import together
 from autocompress.search.space import ConfigSpace
 from autocompress.search.stages import TrialFiles, TrialFolders
 from autocompress.search.stopping import Runner, percent, to_continue, verdict, without_hope
@@ -159,6 +160,7 @@ class Driver:
         self._forecaster = CurveForecaster(space)
         self._trials: dict[str, _Live] = {}
         self._told: dict[str, Told] = {}
+        self._front: list[TrialResult] | None = None
         self._continued: set[int] = set()
         self._retries: list[optuna.trial.FrozenTrial] = []
         self._held: list[optuna.trial.FrozenTrial] = []
@@ -185,6 +187,7 @@ class Driver:
                     continue
                 if self._no_longer_refused(result):
                     self._told.pop(result.config.identifier, None)
+                    self._front = None
                     self.enqueue([result.config], again=True)
                 else:
                     self._remember(result)
@@ -290,8 +293,10 @@ class Driver:
 
     def front(self) -> list[TrialResult]:
         """The Pareto front of the feasible trials, fastest first."""
-        candidates = [told.result for told in self._told.values() if told.feasible]
-        return pareto_front(candidates, self._plan.percentile)
+        if self._front is None:
+            candidates = [told.result for told in self._told.values() if told.feasible]
+            self._front = pareto_front(candidates, self._plan.percentile)
+        return list(self._front)
 
     def _may_launch(self, until: float | None) -> bool:
         if self._exhausted:
@@ -339,22 +344,26 @@ class Driver:
         """Ask for one configuration and start it; False when the space is exhausted."""
         while True:
             trial = self._study.ask()
-            try:
-                config = self._space.suggest(trial)
-            except ConfigError:
-                self._study.tell(trial, state=TrialState.PRUNED)
-                self._prefer_untried()
-                if self._exhausted:
-                    return False
-                continue
-            trial.set_user_attr("config", config.to_dict())
-            if self._answer_from_record(trial, config):
-                if self._exhausted:
-                    return False
-                continue
-            self._repeats = 0
-            self._start(trial, config)
-            return True
+            with together(self._study):
+                config = self._proposed(trial)
+                begins = config is not None and not self._answer_from_record(trial, config)
+            if config is not None and begins:
+                self._repeats = 0
+                self._start(trial, config)
+                return True
+            if self._exhausted:
+                return False
+
+    def _proposed(self, trial: optuna.Trial) -> CompressionConfig | None:
+        """The configuration that a new trial is to try; None, and the trial is over, where there is no such."""
+        try:
+            config = self._space.suggest(trial)
+        except ConfigError:
+            self._study.tell(trial, state=TrialState.PRUNED)
+            self._prefer_untried()
+            return None
+        trial.set_user_attr("config", config.to_dict())
+        return config
 
     def _restart(self, earlier: optuna.trial.FrozenTrial, **attributes: Any) -> None:
         """Begin a new trial that goes on where an earlier one of the same configuration ended."""
@@ -625,20 +634,13 @@ class Driver:
         return self._plan.told_latencies(result.latencies_ms(self._plan.percentile))
 
     def _tell_study(self, trial: optuna.Trial, result: TrialResult) -> None:
+        with together(self._study):
+            self._write(trial, result)
+
+    def _write(self, trial: optuna.Trial, result: TrialResult) -> None:
         # Attributes and constraints must be written before the trial is told.
-        attributes = {
-            "label": result.config.label,
-            "reason": result.reason,
-            "parameters": result.parameters,
-            "gmacs": result.gmacs,
-            "size_bytes": result.size_bytes,
-            "engine": ", ".join(each.engine for each in result.chosen if each is not None),
-            # What a sampler may learn from, whatever became of the trial (`autocompress.search.samplers`).
-            "known": known_of(result, self._plan.percentile),
-        }
-        for key, value in attributes.items():
-            if value not in (None, "", {}):
-                trial.set_user_attr(key, value)
+        for key, value in attributes_of(result, self._plan.percentile).items():
+            trial.set_user_attr(key, value)
         latencies = [value for value in result.latencies_ms(self._plan.percentile) if value is not None]
         if result.state == "complete" and result.dice is not None and len(latencies) == len(self._plan.targets):
             for name, excess in violations(result, self._plan.constraints, self._plan.percentile).items():
@@ -650,9 +652,31 @@ class Driver:
     def _remember(self, result: TrialResult) -> bool:
         excess = violations(result, self._plan.constraints, self._plan.percentile)
         feasible = result.state == "complete" and all(value <= 0 for value in excess.values())
-        self._told[result.config.identifier] = Told(result, feasible)
+        identifier = result.config.identifier
+        known = self._told.get(identifier)
+        if known is not None and known.feasible:
+            self._front = None  # what it beat so far may come back
+        elif feasible:
+            # What was beaten stays so: thousands of trials are not compared again for each new one.
+            self._front = pareto_front([*self.front(), result], self._plan.percentile)
+        self._told[identifier] = Told(result, feasible)
         self._settled = False
         return feasible
+
+
+def attributes_of(result: TrialResult, percentile: str) -> dict[str, Any]:
+    """What a study keeps of a trial beside its values."""
+    attributes = {
+        "label": result.config.label,
+        "reason": result.reason,
+        "parameters": result.parameters,
+        "gmacs": result.gmacs,
+        "size_bytes": result.size_bytes,
+        "engine": ", ".join(each.engine for each in result.chosen if each is not None),
+        # What a sampler may learn from, whatever became of the trial (`autocompress.search.samplers`).
+        "known": known_of(result, percentile),
+    }
+    return {key: value for key, value in attributes.items() if value not in (None, "", {})}
 
 
 def pareto_front(results: Sequence[TrialResult], percentile: str) -> list[TrialResult]:

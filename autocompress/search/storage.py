@@ -18,6 +18,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from autocompress.errors import StorageError, UserError
 from autocompress.search.database import engine_options, first_line, missing_driver, parse_url, redact
 from autocompress.search.reconnecting import ReconnectingStorage
+from autocompress.search.single_writer import HeldSessions, SingleWriterStorage
 from autocompress.search.study_lock import DriverLock, driver_lock, holder_of
 
 __all__ = [
@@ -89,11 +90,11 @@ def driver_storage(
     """
     storage = open_storage(url)
     if parse_url(url).get_backend_name() == "sqlite":
-        return storage
+        return SingleWriterStorage(storage, HeldSessions(storage))
     renew = (lambda: None) if lock is None else lock.renew
     # A pool replaces a broken connection by itself. A new one means that the server may have forgotten the lock.
     sqlalchemy.event.listen(storage.engine, "connect", lambda *_: renew())
-    return ReconnectingStorage(storage, where=redact(url), renew=renew, say=say)
+    return SingleWriterStorage(ReconnectingStorage(storage, where=redact(url), renew=renew, say=say))
 
 
 def study_names(url: str) -> list[str]:
