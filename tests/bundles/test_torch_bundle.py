@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 import subprocess
 import sys
 from dataclasses import replace
@@ -30,14 +31,21 @@ def program(parts: Parts, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-@pytest.fixture
-def folder(parts: Parts, program: Path, tmp_path: Path) -> Path:
-    """The bundle."""
+@pytest.fixture(scope="module")
+def written(parts: Parts, program: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The bundle, written once."""
     run = load_exported_program(program)
     outputs = np.concatenate([run(one[None]) for one in parts.inputs])
     np.testing.assert_allclose(outputs, parts.outputs, atol=1e-4 * np.abs(parts.outputs).max())
-    parts.write(tmp_path / "bundle", models=[ModelFile(program, [measured("torch")], outputs)])
-    return tmp_path / "bundle"
+    path = tmp_path_factory.mktemp("bundles") / "bundle"
+    parts.write(path, models=[ModelFile(program, [measured("torch")], outputs)])
+    return path
+
+
+@pytest.fixture
+def folder(written: Path, tmp_path: Path) -> Path:
+    """The bundle, for each test of its own."""
+    return Path(shutil.copytree(written, tmp_path / "bundle"))
 
 
 def test_its_files_and_its_readme(folder: Path, program: Path) -> None:

@@ -146,11 +146,11 @@ def test_the_built_in_space_is_cut_to_what_the_target_runs() -> None:
 
 def test_a_calibration_predicts_what_it_has_not_measured(folders: dict[str, Path]) -> None:
     target, steps = machine(engine(), engine("openvino", precisions=("fp32",))), list[Step]()
-    chosen = configurations(50)
+    chosen = configurations(36)
     found = calibrate(target, chosen, START, examine=Device(), listener=steps.append, **folders)
     assert [each.engine for each in found] == ["onnxruntime", "openvino"]
     first, second = found
-    assert first.samples == 50
+    assert first.samples == 36
     assert second.samples == sum(config.precision == "fp32" for config in chosen)
     assert first.scores is not None
     assert first.scores.median < 0.1
@@ -160,7 +160,7 @@ def test_a_calibration_predicts_what_it_has_not_measured(folders: dict[str, Path
     assert first.scores.memory < 0.05
     assert first.shortage == ""
     assert json.loads(json.dumps(first.to_dict()))["path"] == str(first.path)
-    assert [(step.done, step.total) for step in steps] == [(number, 50) for number in range(1, 51)]
+    assert [(step.done, step.total) for step in steps] == [(number, 36) for number in range(1, 37)]
     assert steps[0].latencies["onnxruntime"] > 0
     predictor = load_predictor(PredictorKey.of(target, target.engines[0]), folders["predictors_folder"])
     assert predictor is not None
@@ -170,7 +170,7 @@ def test_a_calibration_predicts_what_it_has_not_measured(folders: dict[str, Path
     ]
     assert np.median(errors) < 0.05
     assert np.mean(np.array(errors) < 0.1) > 0.85
-    assert predictor.predict(costs_of(others[0])).basis == "50 measurements on Abacus 9, 2 threads"
+    assert predictor.predict(costs_of(others[0])).basis == "36 measurements on Abacus 9, 2 threads"
 
 
 def test_an_interrupted_calibration_goes_on(folders: dict[str, Path]) -> None:
@@ -289,17 +289,17 @@ def test_calibrate_measures_really(
 
     quick = MeasureSettings(min_seconds=0.0, max_seconds=0.05, warmup_seconds=0.05, foreign_limit=1e9, agreement=None)
     monkeypatch.setattr(module, "MeasureSettings", lambda: quick)
-    assert main(command(tiny, "--json")) == ExitCode.DONE
+    assert main(command(tiny, "--measurements", 4, "--json")) == ExitCode.DONE
     output = capsys.readouterr()
     found = json.loads(output.out)
     (row,) = found["engines"]
-    assert (row["engine"], row["samples"], row["disturbed"], row["failures"]) == ("onnxruntime", 8, 0, [])
+    assert (row["engine"], row["samples"], row["disturbed"], row["failures"]) == ("onnxruntime", 4, 0, [])
     assert row["scores"] is None  # an error cannot be told from so few
     assert Path(row["path"]).parent == own_cache / "predictors"
     assert len(list((own_cache / "calibration").iterdir())) == 1
-    assert "[8/8] 32px" in output.err
+    assert "[4/4] 32px" in output.err
     monkeypatch.setattr(calibration.Examiner, "__call__", lambda *_: pytest.fail("measured again"))
-    assert main(command(tiny)) == ExitCode.DONE
+    assert main(command(tiny, "--measurements", 4)) == ExitCode.DONE
     text = " ".join(capsys.readouterr().out.split())
     assert "samples" in text
     assert ": predictor in" in text

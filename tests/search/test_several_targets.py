@@ -76,7 +76,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, 
     (folder / "space.yaml").write_text(SPACE)
     command = [sys.executable, "-m", "autocompress", "search", "--data", "phantoms-tiny", "--study", "both"]
     command += [part for name in TARGETS for part in ("--target", name)]
-    command += ["--space", "space.yaml", "--trials", "2", "--trial-seconds", "4", "--json"]
+    command += ["--space", "space.yaml", "--trials", "2", "--trial-seconds", "2", "--no-parent", "--json"]
     done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     events = [json.loads(line) for line in done.stdout.splitlines()]
