@@ -34,7 +34,7 @@ import optuna
 from _turns import machine
 
 from autocompress.errors import UserError
-from autocompress.search.simulator import Goal, Table, Trace, simulate, simulate_plain
+from autocompress.search.simulator import Goal, Row, Table, Trace, simulate, simulate_plain
 from autocompress.specs.schemas import Constraints
 
 TABLE = Path(__file__).parent / "tables" / "phantoms.json"
@@ -69,6 +69,21 @@ def one(table: Table, constraints: Constraints, until: float, workers: int, job:
     if name in OURS:
         return simulate(table, seed=seed, **OURS[name], **ends)
     return simulate_plain(table, PLAIN[name](seed), **ends)
+
+
+def enough_rows(goal: Goal, table: Table) -> list[Row]:
+    """Rows that are enough for 95 % of the hypervolume, each the one that adds most: what knowing all would cost."""
+    chosen: list[Row] = []
+    left = [row for row in table.rows.values() if row.dice >= (goal.constraints.min_dice or 0.0)]
+
+    def share(rows: Sequence[Row]) -> float:
+        return goal.share((row.dice, row.latency_ms) for row in rows)
+
+    while share(chosen) < ENOUGH:
+        best = max(left, key=lambda row: share([*chosen, row]))
+        chosen.append(best)
+        left.remove(best)
+    return chosen
 
 
 def summary(name: str, traces: Sequence[Trace], everything: float, until: float) -> dict[str, Any]:
@@ -151,6 +166,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
             goal = Goal.of(table, constraints)
             what = "no constraint" if least is None else f"Dice at least {least:g}"
             print(f"\n{what}; hypervolume above Dice {goal.reference[0]:.1f} and below {goal.reference[1]:.2f} ms")
+            enough = enough_rows(goal, table)
+            share = sum(row.seconds for row in enough) / table.seconds
+            print(f"{len(enough)} trials are enough, for who knows which: {100 * share:.1f} % of the compute")
             rows = compare(
                 table,
                 constraints,
