@@ -33,6 +33,7 @@ from autocompress.search.nodes import Place, Placing
 from autocompress.search.records import TRAINING_PART
 
 _ANSWER_SECONDS = 10.0
+_KILL_SECONDS = 5.0
 _LOOK_SECONDS = 5.0
 """Between two looks at the nodes of a cluster while nothing ends."""
 _GONE_SECONDS = 10.0
@@ -304,11 +305,13 @@ class RayExecutor:
                 (Path(folder.path) / errand.marker).unlink(missing_ok=True)
 
     def cancel(self) -> None:
-        """Kill what runs; nothing on disk is touched."""
+        """Kill what runs, and wait until it is gone, so that no result appears later; nothing on disk is touched."""
         import ray
 
         for reference in self._tasks:
             ray.cancel(reference, force=True)
+        if self._tasks:
+            ray.wait(list(self._tasks), num_returns=len(self._tasks), timeout=_KILL_SECONDS)
         cancelled = list(self._tasks.values())
         self._tasks.clear()
         for task in cancelled:

@@ -252,7 +252,7 @@ def _affordable(
     position = 0
     while True:
         config = buildable[position]
-        step = _step_seconds(family, config, shape, settings.batch_size)
+        step = _step_seconds(family, config, shape, settings.batch_size, allowed)
         if step <= allowed:
             return config
         # Timing each candidate would take long; what one took tells about where to look next.
@@ -269,18 +269,28 @@ def _work(config: CompressionConfig) -> float:
     return config.resolution**2 * config.width**1.5 * (1 + 0.25 * config.levels)
 
 
-def _step_seconds(family: str, config: CompressionConfig, shape: Mapping[str, int], batch_size: int) -> float:
-    """Time of one training step, from one with a quarter of the batch."""
+def _step_seconds(
+    family: str, config: CompressionConfig, shape: Mapping[str, int], batch_size: int, allowed: float
+) -> float:
+    """Time of one training step; where it is far from what is allowed, by that of a quarter of the batch.
+
+    Four small steps take up to twice as long as one large one, and to time a large network in full takes a minute.
+    """
     import torch
 
     from autocompress.models import build
 
     model = build(family, config, **shape).train()
+
+    def step(batch: int) -> float:
+        images = torch.zeros(batch, shape["in_channels"], config.resolution, config.resolution)
+        taken = []
+        for _ in range(3):  # the first is the warm-up
+            begun = time.perf_counter()
+            model(images).float().mean().backward()
+            taken.append(time.perf_counter() - begun)
+        return min(taken[1:])
+
     quarter = max(1, batch_size // 4)
-    images = torch.zeros(quarter, shape["in_channels"], config.resolution, config.resolution)
-    seconds = 0.0
-    for _ in range(2):  # the first is the warm-up
-        begun = time.perf_counter()
-        model(images).float().mean().backward()
-        seconds = time.perf_counter() - begun
-    return seconds * batch_size / quarter
+    roughly = step(quarter) * batch_size / quarter
+    return step(batch_size) if allowed < roughly <= 3 * allowed else roughly

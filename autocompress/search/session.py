@@ -217,8 +217,11 @@ class _Session:
         """Wall second at which the search must leave the rest of the budget to the confirmation of its front."""
         plan = self.plan
         assert plan.budget_seconds is not None
-        cost = confirm_cost(driver.results, self._test_cases()).of(max(1, len(driver.front())), plan.workers)
-        return plan.budget_seconds - max(plan.confirm_share * plan.budget_seconds, cost)
+        members = len(driver.front())
+        cost = confirm_cost(driver.results, self._test_cases()).of(max(1, members), plan.workers)
+        # Without a front there is nothing to train longer: the time is better spent on finding one.
+        share = plan.confirm_share if members else 0.0
+        return plan.budget_seconds - max(share * plan.budget_seconds, cost)
 
     def _test_cases(self) -> float:
         """Test volumes for each validation volume."""
