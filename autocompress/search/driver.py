@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
+import numpy as np
 import optuna
 from optuna.trial import TrialState
 
@@ -166,7 +167,7 @@ class Driver:
         self._held: list[optuna.trial.FrozenTrial] = []
         self._held_in_a_row = 0
         self._held_reason = ""
-        self._durations: list[float] = []
+        self._durations: list[tuple[str, float]] = []
         self._rng = random.Random(plan.seed)
         self._repeats = 0
         self._exhausted = False
@@ -305,9 +306,9 @@ class Driver:
             return False
         return self._lasts(until)
 
-    def _lasts(self, until: float | None, done: float = 0.0) -> bool:
-        """Whether the budget lasts for a trial of whose training a share is done."""
-        return until is None or self._ledger.spent + self.expected_seconds(done) <= until
+    def _lasts(self, until: float | None, done: float = 0.0, config: CompressionConfig | None = None) -> bool:
+        """Whether the budget lasts for a trial of whose training a share is done; see `expected_seconds`."""
+        return until is None or self._ledger.spent + self.expected_seconds(done, config) <= until
 
     @property
     def _begun(self) -> set[str]:
@@ -319,17 +320,19 @@ class Driver:
             *(config.identifier for config in waiting if config is not None),
         }
 
-    def expected_seconds(self, done: float = 0.0) -> float:
-        """How long a trial is likely to take: the upper end of the finished ones so far.
+    def expected_seconds(self, done: float = 0.0, config: CompressionConfig | None = None) -> float:
+        """How long a trial is likely to take: the upper quartile of the last finished ones.
 
         Args:
             done: share of its training that lies behind it.
+            config: what it tries, where that is known: INT8 may be repaired by a second training, and takes far longer.
         """
         training = float(self._plan.trial_seconds or 0.0)
         if not self._durations:
             return max(0.0, 1.3 * training - done * training)
-        recent = sorted(self._durations[-8:])
-        whole = recent[(3 * len(recent)) // 4 if len(recent) > 1 else 0]
+        alike = [seconds for precision, seconds in self._durations if config and precision == config.precision]
+        recent = alike[-8:] or [seconds for _, seconds in self._durations[-8:]]
+        whole = float(np.percentile(recent, 75))
         return max(0.0, whole - done * min(training, whole))
 
     def _eta(self, until: float | None) -> float | None:
@@ -491,7 +494,7 @@ class Driver:
             # Until a trial reaches a rung or its end, the answer stays the same.
             self._settled = self._settled or worth is None
             return False
-        if not self._lasts(until, shares[key]):
+        if not self._lasts(until, shares[key], self._told[key].result.config):
             return False
         self._restart(self._study.get_trials(deepcopy=False)[self._told[key].result.number])
         return True
@@ -518,7 +521,7 @@ class Driver:
         runners = self._runners()
         said = verdict(runners, live.config.identifier, rung.share, self._rule, self._forecaster)
         reason = said.reason
-        if said.goes_on and not self._lasts(until, rung.share):
+        if said.goes_on and not self._lasts(until, rung.share, live.config):
             reason = f"stopped after {percent(rung.share)} of the training: the budget does not last to its end"
         event = {"trial": live.trial.number, "share": rung.share, "dice": rung.dice, "label": live.config.label}
         self._listen({"event": "rung", **event, "goes_on": not reason, "reason": reason})
@@ -542,7 +545,8 @@ class Driver:
         self._book(live, result or progress, stage)
         if result is not None:
             if result.state == "complete":
-                self._durations.append(max(live.worked, sum(result.seconds.values())))
+                seconds = max(live.worked, sum(result.seconds.values()))
+                self._durations.append((live.config.precision, seconds))
             self._tell(live.trial, result)
             if result.state == "complete":
                 self._free_room()

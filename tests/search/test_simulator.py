@@ -6,6 +6,7 @@ import gzip
 import json
 import math
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -201,6 +202,16 @@ def test_a_budget_that_ends_stops_trials_at_their_rung_and_more_goes_on(table: T
     search.run(until=20 * FULL, workers=2)
     assert search.clock.now <= 20 * FULL
     assert search.states()["COMPLETE"] > before
+
+
+def test_what_a_trial_will_take_is_the_upper_quartile_of_those_like_it(table: Table) -> None:
+    driver = Search(table).run(trials=1)
+    driver._durations = [("fp32", 40.0), ("int8", 140.0), ("fp32", 44.0), ("fp32", 48.0)]
+    config = next(iter(table.rows.values())).config
+    assert driver.expected_seconds() == pytest.approx(48 + (140 - 48) / 4)
+    assert driver.expected_seconds(config=config) == pytest.approx(46)
+    assert driver.expected_seconds(config=replace(config, precision="int8")) == pytest.approx(140)
+    assert driver.expected_seconds(1 / 3, config) == pytest.approx(46 - tables.TRAIN / 3)
 
 
 def test_lost_workers_are_asked_again_from_their_last_stage(table: Table) -> None:
