@@ -25,8 +25,8 @@ def front_figure(view: StudyView) -> Figure:
     """Dice against latency (logarithmic): every judged trial in grey, the front highlighted.
 
     Circles are measured and diamonds predicted latencies; small open squares show the Dice of the front's members on
-    the test cases; constraints are dashed lines; trials that were refused for their latency before they had any Dice
-    are ticks at the bottom.
+    the test cases; constraints are dashed lines; trials that were refused for their latency, or stopped at a rung, are
+    ticks at the bottom.
     """
     import plotly.graph_objects as go
 
@@ -42,7 +42,7 @@ def front_figure(view: StudyView) -> Figure:
                 x=[view.latency(trial) for trial in refused],
                 y=[low] * len(refused),
                 mode="markers",
-                name="refused before training",
+                name="refused or stopped early",
                 marker={"symbol": "line-ns-open", "size": 10, "color": OTHER_COLOUR, "line": {"width": 1.5}},
                 hovertext=[_hover(view, trial) for trial in refused],
                 hoverinfo="text",

@@ -100,6 +100,16 @@ class TrialFolders:
         (self.folder(number) / TRAINING_FILE).unlink(missing_ok=True)
 
 
+def last_results(root: Path) -> list[TrialResult]:
+    """What became of each configuration below ``trials/``, by number; of one that was taken up again its last trial."""
+    found: dict[str, TrialResult] = {}
+    for path in sorted(root.glob("[0-9]*"), key=lambda each: int(each.name)):
+        result = TrialResult.load(path)
+        if result is not None:
+            found[result.config.identifier] = result
+    return sorted(found.values(), key=lambda each: each.number)
+
+
 def load_progress(folder: Path, number: int) -> TrialResult | None:
     """How far a trial came that passed the gate; it may have begun under another number."""
     path = folder / PROGRESS_FILE

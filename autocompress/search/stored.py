@@ -28,6 +28,7 @@ from autocompress.errors import StorageError, UserError
 from autocompress.paths import read_json, write_bytes, write_json
 from autocompress.search.plan import PLAN_FILE
 from autocompress.search.records import CONFIRM_FILE, FRONT_FILE, TrialResult
+from autocompress.search.stages import last_results
 from autocompress.search.storage import (
     DriverLock,
     default_url,
@@ -161,7 +162,7 @@ def line_of(study: StoredStudy) -> StudyLine:
 def _line_of_folder(study: StoredStudy) -> StudyLine:
     assert study.folder is not None  # see line_of
     plan = read_json(study.folder / PLAN_FILE)
-    results = list(_results(study.folder))
+    results = last_results(study.folder / "trials")
     judged = [each for each in results if each.state == "complete"]
     latencies = [each.latency_ms(plan["identity"]["percentile"]) for each in judged]
     states: Counter[str] = Counter(each.state for each in results)
@@ -188,7 +189,9 @@ _WORDS = {"COMPLETE": "complete", "PRUNED": "pruned", "FAIL": "failed", "RUNNING
 
 
 def _line_of_database(study: StoredStudy) -> StudyLine:
-    trials = [each for each in _database_trials(study) if "repeats" not in each.user_attrs]
+    found = _database_trials(study)
+    continued = {each.user_attrs.get("continues") for each in found}
+    trials = [each for each in found if "repeats" not in each.user_attrs and each.number not in continued]
     judged = [each.values for each in trials if each.values]
     times = [time for each in trials for time in (each.datetime_start, each.datetime_complete) if time is not None]
     return StudyLine(

@@ -12,6 +12,7 @@ from autocompress.reports.records import StudyView, TrialView
 from autocompress.search.ledger import STATE_FILE
 from autocompress.search.plan import PLAN_FILE
 from autocompress.search.records import BUNDLES, CONFIRM_FILE, FRONT_FILE, TrialResult
+from autocompress.search.stages import last_results
 
 
 def find_study(study: str, out: Path) -> Path:
@@ -52,12 +53,11 @@ def _view(folder: Path, plan: dict[str, Any]) -> StudyView:
     state = read_json(folder / STATE_FILE) if (folder / STATE_FILE).exists() else {"seconds": {}}
     trials = []
     hd95_unit = "mm"
-    for path in sorted((folder / "trials").glob("[0-9]*")):
-        result = TrialResult.load(path)
-        if result is not None:
-            confirmed = read_json(path / CONFIRM_FILE) if (path / CONFIRM_FILE).exists() else None
-            trials.append(_trial(result, confirmed))
-            hd95_unit = hd95_unit if confirmed is None else confirmed["hd95_unit"]
+    for result in last_results(folder / "trials"):
+        path = folder / "trials" / f"{result.number:04d}" / CONFIRM_FILE
+        confirmed = read_json(path) if path.exists() else None
+        trials.append(_trial(result, confirmed))
+        hd95_unit = hd95_unit if confirmed is None else confirmed["hd95_unit"]
     return StudyView(
         name=plan["name"],
         folder=str(folder),

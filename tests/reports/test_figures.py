@@ -23,7 +23,7 @@ def test_every_trial_is_where_it_was_measured_and_says_how(view: StudyView) -> N
     assert found["Pareto front, predicted"]["marker"]["symbol"] == "diamond"
     assert found["the same on test cases"]["y"] == [60.1, 71.9, 74.2, 80.3]
     assert len(found["other trials, measured"]["x"]) == 8
-    assert len(found["refused before training"]["x"]) == 4
+    assert len(found["refused or stopped early"]["x"]) == 4
     assert "64px L2 w0.25 depthwise fp32" in found["Pareto front, measured"]["hovertext"][2]
     assert "1.90" in found["Pareto front, measured"]["hovertext"][2]
 

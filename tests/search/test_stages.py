@@ -26,6 +26,7 @@ from autocompress.search.stages import (
     STAGE_FILES,
     TRAINED_FILE,
     TrialFolders,
+    last_results,
     next_part,
     save_progress,
 )
@@ -225,3 +226,12 @@ def test_the_driver_asks_for_one_part_after_the_other_and_for_a_lost_one_again(t
         *((1, part) for part in ("training", "judgement")),
         *((2, part) for part in ("gate", "training", "judgement")),
     ]
+
+
+def test_of_a_trial_that_was_taken_up_again_the_last_result_counts(tmp_path: Path) -> None:
+    files = TrialFolders(tmp_path)
+    one, other = CompressionConfig(resolution=32), CompressionConfig(resolution=64)
+    for number, config, state in ((2, one, "pruned"), (10, one, "complete"), (9, other, "pruned")):
+        files.save(TrialResult(number, config, state))
+    files.prepare(11)  # under way
+    assert [(each.number, each.state) for each in last_results(tmp_path)] == [(9, "pruned"), (10, "complete")]
