@@ -85,6 +85,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, 
     return folder / "runs" / "both", events[-1]
 
 
+@pytest.mark.slow
 def test_each_target_is_an_objective(finished: tuple[Path, dict[str, Any]]) -> None:
     study = optuna.load_study(study_name="both", storage=default_url(finished[0]))
     assert study.metric_names == ["Dice (%)", *(f"latency p50 on {name} (ms)" for name in TARGETS)]
@@ -95,6 +96,7 @@ def test_each_target_is_an_objective(finished: tuple[Path, dict[str, Any]]) -> N
         assert result.dice == min(result.dice, *(each.dice or 0 for each in result.others))
 
 
+@pytest.mark.slow
 def test_a_bundle_holds_a_file_for_each_target(finished: tuple[Path, dict[str, Any]]) -> None:
     for member in finished[1]["front"]:
         manifest = read_manifest(Path(member["bundle"]))
@@ -108,6 +110,7 @@ def test_a_bundle_holds_a_file_for_each_target(finished: tuple[Path, dict[str, A
         assert load(member["bundle"]).manifest.model.file == "model.onnx"
 
 
+@pytest.mark.slow
 def test_report_and_tables_show_both(finished: tuple[Path, dict[str, Any]]) -> None:
     view = load_study_view(finished[0])
     assert [each.target for each in view.views] == list(TARGETS)
