@@ -17,6 +17,8 @@ MIN_LONGER_SECONDS = 5.0
 """A further training that is shorter than this changes nothing."""
 LONGER_SHARE = 0.5
 """Of a trial's training: how much longer members of the front are trained where no budget limits it."""
+LONGER_MOST = 4.0
+"""Trainings of a trial's length that a member gets at most of a budget that is left over."""
 HD95_FACTOR = 1.5
 """What it costs to compute HD95 beside Dice."""
 CARE = 0.9
@@ -73,7 +75,7 @@ def longer_seconds(cost: ConfirmCost, members: int, workers: int, *, left: float
         members: to confirm.
         workers: that do it.
         left: wall seconds until the end of the budget; None where none limits the study.
-        trial_seconds: of a trial's training; a member gets no more than that.
+        trial_seconds: of a trial's training; a member gets no more than `LONGER_MOST` times that.
     """
     if members == 0:
         return 0.0
@@ -81,7 +83,7 @@ def longer_seconds(cost: ConfirmCost, members: int, workers: int, *, left: float
         seconds = LONGER_SHARE * trial_seconds
     else:
         spare = CARE * (left - cost.of(members, workers))
-        seconds = min(trial_seconds, spare / math.ceil(members / workers) - cost.judge)
+        seconds = min(LONGER_MOST * trial_seconds, spare / math.ceil(members / workers) - cost.judge)
     return round(seconds, 1) if seconds >= MIN_LONGER_SECONDS else 0.0
 
 

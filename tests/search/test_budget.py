@@ -42,7 +42,7 @@ def test_members_are_trained_longer_with_what_is_left() -> None:
     # 60 s are left, 35 are needed: 0.9 of 25 s over three rounds, less 2 s to judge each.
     assert longer_seconds(cost, 6, 2, left=60.0, trial_seconds=30.0) == pytest.approx(22.5 / 3 - 2, abs=0.05)
     assert longer_seconds(cost, 6, 2, left=40.0, trial_seconds=30.0) == 0
-    assert longer_seconds(cost, 1, 2, left=900.0, trial_seconds=30.0) == 30.0
+    assert longer_seconds(cost, 1, 2, left=900.0, trial_seconds=30.0) == 120.0
     assert longer_seconds(cost, 6, 2, left=None, trial_seconds=30.0) == 15.0
     assert longer_seconds(cost, 6, 2, left=None, trial_seconds=4.0) == 0
 
