@@ -50,7 +50,7 @@ from autocompress.search.limits import violations
 from autocompress.search.plan import SearchPlan
 from autocompress.search.records import TrialResult
 from autocompress.search.samplers import make_sampler
-from autocompress.search.simulator import MemoryFiles, SimulatedBooks, SimulatedClock, SimulatedExecutor
+from autocompress.search.simulator import MemoryFiles, NoHours, SimulatedBooks, SimulatedClock, SimulatedExecutor
 from autocompress.search.space import ConfigSpace
 from autocompress.search.storage import default_url, driver_lock, driver_storage
 from autocompress.specs.schemas import Constraints, SearchSpace
@@ -160,13 +160,6 @@ def a_study(plan: SearchPlan) -> Iterator[optuna.Study]:
             constraints=plan.constraints,
         )
         yield study
-
-
-class NoHours:
-    """Nobody books what these workers do."""
-
-    def add(self, seconds: Mapping[str, float]) -> None:
-        """Nothing is kept."""
 
 
 def driver_of(plan: SearchPlan, study: optuna.Study, executor: Any, *, seconds: float, **options: Any) -> Driver:

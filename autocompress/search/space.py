@@ -108,7 +108,7 @@ class ConfigSpace:
             seen = [values(config) for config in configs]
             columns += [list(column) for column in zip(*seen, strict=True)]
             groups += [max(groups, default=-1) + 1] * len(seen[0])
-        return np.array(columns, dtype=np.float64).T, tuple(groups)
+        return np.array(columns, dtype=np.float64).reshape(len(groups), len(configs)).T, tuple(groups)
 
     def _columns(self) -> list[Callable[[CompressionConfig], tuple[float, ...]]]:
         """What makes the features of a configuration, for each dimension that has more than one value."""

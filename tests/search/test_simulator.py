@@ -108,6 +108,15 @@ class Search:
         }
 
 
+@pytest.mark.parametrize("sampler", ["gp", "tpe"])
+def test_a_space_of_one_configuration_is_searched_to_its_end(sampler: str) -> None:
+    values = tables.values()
+    row = values["rows"][0]
+    one = {**values, "rows": [row], "space": {name: [value] for name, value in row["config"].items()}}
+    driver = Search(Table.from_dict({**one, "space": {**one["space"], "precision": ["fp32"]}})).run(sampler=sampler)
+    assert driver.exhausted and [each.state for each in driver.results] == ["complete"]
+
+
 def test_without_stopping_every_trial_costs_all_of_it(table: Table) -> None:
     search = Search(table)
     driver = search.run(trials=6, rungs=())
