@@ -96,9 +96,10 @@ def drive(
     lock: DriverLock | None = None,
     say: Callable[[str], None] = lambda _: None,
     listener: Listener = lambda _: None,
+    request: Callable[[int, CompressionConfig], Mapping[str, Any]] | None = None,
     **values: Any,
 ) -> tuple[Driver, optuna.Study]:
-    """Run or take up a study as a session does; ``values`` go to each trial."""
+    """Run or take up a study as a session does; ``values`` go to each trial, or what ``request`` says."""
     study = optuna.create_study(
         storage=driver_storage(plan.storage, lock, say),
         study_name=plan.name,
@@ -112,7 +113,7 @@ def drive(
     )
     ledger = Ledger(plan.folder)
 
-    def request(number: int, config: CompressionConfig) -> Mapping[str, Any]:
+    def plain(number: int, config: CompressionConfig) -> Mapping[str, Any]:
         folder = str(plan.folder / "trials" / f"{number:04d}")
         return {"folder": folder, "number": number, "config": config.to_dict(), **values}
 
@@ -122,7 +123,7 @@ def drive(
         space=space,
         executor=executor,
         task=task,
-        request=request,
+        request=request or plain,
         ledger=ledger,
         listener=listener,
     )

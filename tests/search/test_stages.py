@@ -8,7 +8,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import optuna
 import pytest
 from safetensors.torch import load_file
 
@@ -16,11 +15,8 @@ from autocompress.config import CompressionConfig
 from autocompress.data import open_dataset
 from autocompress.hardware.targets import resolve_target
 from autocompress.search import trial as trial_module
-from autocompress.search.driver import Driver
 from autocompress.search.executor import Ended
-from autocompress.search.ledger import Ledger
 from autocompress.search.records import WEIGHTS_FILE, TrialRequest, TrialResult
-from autocompress.search.space import ConfigSpace
 from autocompress.search.stages import (
     PROGRESS_FILE,
     STAGE_FILES,
@@ -205,21 +201,7 @@ def test_the_driver_asks_for_one_part_after_the_other_and_for_a_lost_one_again(t
             (folder / TRAINED_FILE).touch()
 
     plan.folder.mkdir()
-    study = optuna.create_study(directions=["maximize", "minimize"])
-    space = ConfigSpace(plan.space, lambda _: None)
-    ledger = Ledger(plan.folder)
-    driver = Driver(
-        plan,
-        study,
-        space=space,
-        executor=executor,
-        task=task,
-        request=asked,
-        ledger=ledger,
-        listener=lambda _: None,
-    )
-    with ledger.stage(1) as stage:
-        driver.run(None, stage)
+    driver, _ = fake_search.drive(plan, executor, task=task, request=asked)
     assert [result.state for result in driver.results] == ["complete", "complete"]
     assert executor.parts == [
         *((0, part) for part in ("gate", "training")),
