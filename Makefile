@@ -53,9 +53,12 @@ sshd:
 	then exit 0; fi >/dev/null 2>&1; \
 	echo "note: no sshd here, so the tests over SSH are skipped; apt-get install openssh-server would bring it" >&2
 
+# Test files at once. Most tests wait for processes that they started, and keep one core busy at most.
+TEST_JOBS ?= 2
+
 .PHONY: test
 test: $(STAMP) sshd  ## run the tests
-	$(BIN)/python -m pytest $(ARGS)
+	$(BIN)/python -m pytest -n $(TEST_JOBS) --dist loadfile $(ARGS)
 
 .PHONY: test-slow
 test-slow: $(STAMP) sshd  ## run the tests that take minutes
