@@ -55,9 +55,11 @@ class _Confirmed:
 def confirm_member(values: Mapping[str, Any]) -> None:
     """Confirm one trial (in a worker): its last act is to write ``confirmed.json`` into the trial's folder.
 
+    A trial whose Dice is too low after the further training is not confirmed, and gets no such file.
+
     Args:
         values: ``trial``, a `TrialRequest` as plain values; ``study``; ``seed``; ``bundles``, the folder for them;
-            ``longer_seconds`` of further training before that, 0 for none.
+            ``longer_seconds`` of further training before that, 0 for none; ``min_dice`` in percent, or None.
 
     Raises:
         UserError: the engine failed, or the bundle does not pass its own verification.
@@ -76,13 +78,15 @@ def confirm_member(values: Mapping[str, Any]) -> None:
     if result is None or result.measurement is None or result.dice is None:
         raise UserError(f"trial {request.number} has no complete result to confirm")
     before, config = result, result.config
-    seconds = float(values.get("longer_seconds", 0.0))
+    seconds = values["longer_seconds"]
     longer = TrialResult.load(folder / LONGER)  # of a confirmation that did not come to its end
     if longer is None and seconds > 0:
         longer = train_longer(request, result, seconds, clock)
     if longer is not None:
         result, folder = longer, folder / LONGER
     assert result.dice is not None  # further training keeps what it is judged by
+    if result.dice < (values["min_dice"] or 0.0):
+        return
     dataset = open_dataset(**request.data)
     turnstile = Turnstile()
     places = places_of(request, dataset, turnstile)
@@ -166,7 +170,7 @@ def confirm_member(values: Mapping[str, Any]) -> None:
             )
             for each, model in zip(confirmed[1:], manifest.models[1:], strict=False)
         ),
-        longer_seconds=0.0 if longer is None else seconds,
+        longer_seconds=0.0 if longer is None else longer.seconds["train"],
         was={"dice": before.dice, "latency_ms": list(before.latencies_ms(request.percentile))},
     )
     write_json(

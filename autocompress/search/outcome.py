@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -122,9 +123,10 @@ class SearchOutcome:
 
 
 def still_on_front(members: Sequence[FrontMember], constraints: Constraints, percentile: str) -> list[FrontMember]:
-    """Those that no other one beats by the confirmed latencies and that keep ``max_latency_ms``, fastest first."""
-    limit = constraints.max_latency_ms
-    kept = [each for each in members if limit is None or max(each.latencies_ms(percentile)) <= limit]
+    """Those that no other one beats and that keep the limits by what was confirmed, fastest first."""
+    slowest = math.inf if constraints.max_latency_ms is None else constraints.max_latency_ms
+    lowest = constraints.min_dice or 0.0
+    kept = [each for each in members if max(each.latencies_ms(percentile)) <= slowest and each.dice >= lowest]
     return non_dominated(kept, lambda each: [*each.latencies_ms(percentile), -each.dice])
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import shutil
 import signal
@@ -26,7 +27,8 @@ from autocompress.search.display import duration, told_ms
 from autocompress.search.driver import Driver, Listener
 from autocompress.search.executor import RayExecutor, uninterrupted
 from autocompress.search.ledger import Ledger
-from autocompress.search.outcome import FrontMember, SearchOutcome, nearest_miss, still_on_front
+from autocompress.search.limits import relative_excess
+from autocompress.search.outcome import SHOWN_MISSES, FrontMember, SearchOutcome, nearest_miss, still_on_front
 from autocompress.search.parent import Parent, parent_candidates, parent_folder, train_parent
 from autocompress.search.plan import SearchPlan
 from autocompress.search.records import BUNDLES, CONFIRM_FILE, FRONT_FILE, TRAINING_PART, TrialRequest, TrialResult
@@ -35,7 +37,7 @@ from autocompress.search.samplers import make_sampler
 from autocompress.search.space import ConfigSpace
 from autocompress.search.stages import next_part
 from autocompress.search.storage import DriverLock, driver_lock, driver_storage, storage_errors
-from autocompress.search.trial import run_trial
+from autocompress.search.trial import LONGER, run_trial
 
 if TYPE_CHECKING:
     import optuna
@@ -70,16 +72,12 @@ def run_search(plan: SearchPlan, listener: Listener, *, begun: float | None = No
         for note in plan.notes:
             listener({"event": "note", "text": note})
         listener({"event": "stage", "stage": "setting up", "spent": ledger.spent})
-        with storage_errors(plan.storage), _executor(plan) as executor:
-            if executor.cpus is not None:
-                # The cluster's nodes may have more processors than this machine, or fewer.
-                plan = replace(plan, threads=executor.cpus)
-                listener({"event": "note", "text": f"each trial takes {plan.threads} CPU of the cluster"})
-            if plan.ray_dashboard:
-                listener({"event": "note", "text": f"Ray's dashboard: {_dashboard(executor)}"})
-            session = _Session(plan, ledger, executor, listener, lock)
-            ledger.book("setup", time.monotonic() - began)
-            return session.run()
+        with storage_errors(plan.storage):
+            session = _Session(plan, ledger, listener, lock)
+            session.check_budget()
+            with _executor(plan) as executor:  # takes seconds, so only for what was not refused
+                ledger.book("setup", time.monotonic() - began)
+                return session.run(executor)
 
 
 def _executor(plan: SearchPlan) -> RayExecutor:
@@ -103,15 +101,14 @@ def _dashboard(executor: RayExecutor) -> str:
 
 
 class _Session:
-    def __init__(
-        self, plan: SearchPlan, ledger: Ledger, executor: RayExecutor, listener: Listener, lock: DriverLock
-    ) -> None:
+    executor: RayExecutor
+
+    def __init__(self, plan: SearchPlan, ledger: Ledger, listener: Listener, lock: DriverLock) -> None:
         from autocompress.data import open_dataset
         from autocompress.models import get_family
 
         self.plan = plan
         self.ledger = ledger
-        self.executor = executor
         self.listen = listener
         self.lock = lock
         self.dataset: Dataset = open_dataset(**plan.data)
@@ -144,11 +141,36 @@ class _Session:
         names = self.plan.target_names
         return [f"{kind} (ms)"] if len(names) == 1 else [f"{kind} on {name} (ms)" for name in names]
 
+    def check_budget(self) -> None:
+        """See that a new study has time for one trial at least, before any of it is spent.
+
+        Raises:
+            UserError: it has not; the text says how much it needs.
+        """
+        plan = self.plan
+        if plan.budget_seconds is None or len(self.study.get_trials(deepcopy=False)) > 0:
+            return
+        trains_parent = plan.parent["enabled"] and "source" not in plan.parent
+        shares = plan.confirm_share + (plan.parent["share"] if trains_parent else 0.0)
+        trial = TRIAL_MARGIN * (plan.trial_seconds or MIN_TRIAL_SECONDS)
+        needed = needed_seconds(self.ledger.spent, trial, shares=shares)
+        if plan.budget_seconds < needed:
+            raise UserError(
+                f"--budget {duration(plan.budget_seconds)} is too small for one trial of "
+                f"{plan.trial_seconds or MIN_TRIAL_SECONDS:g} s of training: at least {duration(needed)} is needed"
+            )
+
     # -- the three stages -----------------------------------------------------------------------------------------
 
-    def run(self) -> SearchOutcome:
+    def run(self, executor: RayExecutor) -> SearchOutcome:
+        self.executor = executor
+        if executor.cpus is not None:
+            # The cluster's nodes may have more processors than this machine, or fewer.
+            self.plan = replace(self.plan, threads=executor.cpus)
+            self.listen({"event": "note", "text": f"each trial takes {executor.cpus} CPU of the cluster"})
+        if self.plan.ray_dashboard:
+            self.listen({"event": "note", "text": f"Ray's dashboard: {_dashboard(executor)}"})
         plan, ledger = self.plan, self.ledger
-        self._check_budget()
         self._prepare_parent()
         until = None if plan.budget_seconds is None else (1 - plan.confirm_share) * plan.budget_seconds
         self.trial_seconds = plan.trial_seconds or self._affordable_seconds(until)
@@ -184,25 +206,6 @@ class _Session:
             self.listen({"event": "note", "text": text})
         return self._confirm(driver)
 
-    def _check_budget(self) -> None:
-        """See that a new study has time for one trial at least, before any of it is spent.
-
-        Raises:
-            UserError: it has not; the text says how much it needs.
-        """
-        plan = self.plan
-        if plan.budget_seconds is None or len(self.study.get_trials(deepcopy=False)) > 0:
-            return
-        trains_parent = plan.parent["enabled"] and "source" not in plan.parent
-        shares = plan.confirm_share + (plan.parent["share"] if trains_parent else 0.0)
-        trial = TRIAL_MARGIN * (plan.trial_seconds or MIN_TRIAL_SECONDS)
-        needed = needed_seconds(self.ledger.spent, trial, shares=shares)
-        if plan.budget_seconds < needed:
-            raise UserError(
-                f"--budget {duration(plan.budget_seconds)} is too small for one trial of "
-                f"{plan.trial_seconds or MIN_TRIAL_SECONDS:g} s of training: at least {duration(needed)} is needed"
-            )
-
     def _first_configs(self) -> list[CompressionConfig]:
         """What is tried before the sampler proposes anything: another study's front, the parent, the paper's steps."""
         warm = [config for config in self.plan.warm_start if config in self.space]
@@ -217,9 +220,9 @@ class _Session:
         """Wall second at which the search must leave the rest of the budget to the confirmation of its front."""
         plan = self.plan
         assert plan.budget_seconds is not None
-        members = len(driver.front())
+        members = len(driver.front() or self._nearest(driver.results))
         cost = confirm_cost(driver.results, self._test_cases()).of(max(1, members), plan.workers)
-        # Without a front there is nothing to train longer: the time is better spent on finding one.
+        # Without any there is nothing to train longer: the time is better spent on finding some.
         share = plan.confirm_share if members else 0.0
         return plan.budget_seconds - max(share * plan.budget_seconds, cost)
 
@@ -364,17 +367,12 @@ class _Session:
 
     def _confirm(self, driver: Driver) -> SearchOutcome:
         front = driver.front()
-        members: list[FrontMember] = []
-        if front:
-            self.listen(
-                {
-                    "event": "stage",
-                    "stage": "confirming the front",
-                    "spent": self.ledger.spent,
-                    "detail": f"{len(front)} members on the test volumes, measured again",
-                }
-            )
-            members = self._confirm_members(front)
+        members = self._confirm_members(front or self._nearest(driver.results), driver.results)
+        for result in front:
+            if all(result.number != member.trial for member in members):
+                latencies = self._member(result).latencies_ms(self.plan.percentile)
+                text = f"trial {result.number} left the front: {told_ms(latencies)} when it was measured again"
+                self.listen({"event": "note", "text": text})
         outcome = SearchOutcome(
             study=self.plan.name,
             folder=self.plan.folder,
@@ -391,39 +389,72 @@ class _Session:
             keep_front(self.study, members, self.plan.artifacts)
         return outcome
 
+    def _nearest(self, results: Sequence[TrialResult]) -> list[TrialResult]:
+        """Trials that miss the Dice alone, which a further training may lift over it; as many as do it at once."""
+        misses = [each for each in results if each.state == "complete" and not each.repair and self._affordable(each)]
+        misses.sort(key=lambda each: each.dice or 0.0, reverse=True)
+        untried = (each for each in misses if not self._was_in_vain(each))
+        return list(itertools.islice(untried, min(self.plan.workers, SHOWN_MISSES)))
+
+    def _was_in_vain(self, result: TrialResult) -> bool:
+        """Whether a trial was trained longer already, and still misses the Dice."""
+        longer = TrialResult.load(self._trial_folder(result) / LONGER)
+        return longer is not None and self._lacking(longer.dice) > 0
+
+    def _affordable(self, result: TrialResult) -> bool:
+        """Whether it keeps all constraints but that on Dice."""
+        return relative_excess(result, self.plan.constraints, self.plan.percentile) == 0.0
+
     def _nearest_miss(self, results: Sequence[TrialResult], front: Sequence[TrialResult]) -> str:
         if front:  # the search found some, and measuring them again took them away
             labels = ", ".join(each.config.label for each in front)
             return f"nothing feasible: measured again, {labels} took longer than --max-latency; raise it a little"
-        return nearest_miss(results, self.plan.constraints, self.plan.percentile)
+        longest = [TrialResult.load(self._trial_folder(each) / LONGER) or each for each in results]
+        return nearest_miss(longest, self.plan.constraints, self.plan.percentile)
 
-    def _confirm_members(self, front: Sequence[TrialResult]) -> list[FrontMember]:
-        """Confirm what was not confirmed yet, and keep what is still on the front by its confirmed latency."""
-        new = [each for each in front if not (self._trial_folder(each) / CONFIRM_FILE).exists()]
+    def _confirm_members(self, wanted: Sequence[TrialResult], results: Sequence[TrialResult]) -> list[FrontMember]:
+        """Confirm what was not confirmed yet, and keep what is on the front of all confirmed ones.
+
+        Args:
+            wanted: the front; where nothing is feasible, what may become so by further training.
+            results: all trials of the study.
+        """
+        new = [each for each in wanted if not self._is_confirmed(each)]
         budget, workers = self.plan.budget_seconds, self.plan.workers
         seconds = longer_seconds(
-            confirm_cost(front, self._test_cases()),
+            confirm_cost(wanted, self._test_cases()),
             len(new),
             workers,
             left=None if budget is None else budget - self.ledger.spent,
             trial_seconds=self.trial_seconds or 0.0,
         )
-        if seconds and new:
-            self.listen({"event": "note", "text": f"members of the front are trained {seconds:.0f} s longer"})
+        if not seconds:  # a miss stays one
+            new = [each for each in new if self._lacking(each.dice) <= 0]
+        if new:
+            front = all(self._lacking(each.dice) <= 0 for each in new)
+            what = "confirming the front" if front else "training the nearest misses longer"
+            detail = f"{len(new)} members on the test volumes, measured again" if front else ""
+            self.listen({"event": "stage", "stage": what, "spent": self.ledger.spent, "detail": detail})
+            if seconds:
+                which = "members of the front" if front else ", ".join(f"trial {each.number}" for each in new)
+                self.listen({"event": "note", "text": f"{which}: {seconds:.0f} s of further training each"})
         self._confirm_each(new, seconds)
-        members = self._still_on_front(front)
+        confirmed = [each for each in results if self._is_confirmed(each) and self._affordable(each)]
+        members = self._still_on_front(confirmed)
         # One that had left the front and came back lost its bundle meanwhile.
-        again = [each for each in front if any(each.number == m.trial and not m.bundle.is_dir() for m in members)]
+        again = [each for each in confirmed if any(each.number == m.trial and not m.bundle.is_dir() for m in members)]
         if again:
             self._confirm_each(again)
-            members = self._still_on_front(front)
-        for result in front:
-            if all(result.number != member.trial for member in members):
-                latencies = self._member(result).latencies_ms(self.plan.percentile)
-                text = f"trial {result.number} left the front: {told_ms(latencies)} when it was measured again"
-                self.listen({"event": "note", "text": text})
+            members = self._still_on_front(confirmed)
         self._remove_stale_bundles({member.bundle for member in members})
         return members
+
+    def _is_confirmed(self, result: TrialResult) -> bool:
+        return (self._trial_folder(result) / CONFIRM_FILE).exists()
+
+    def _lacking(self, dice: float | None) -> float:
+        """Percent by which a Dice is below what is asked for; 0 or less where it is not."""
+        return (self.plan.constraints.min_dice or 0.0) - (dice or 0.0)
 
     def _still_on_front(self, front: Sequence[TrialResult]) -> list[FrontMember]:
         return still_on_front([self._member(each) for each in front], self.plan.constraints, self.plan.percentile)
@@ -437,7 +468,13 @@ class _Session:
                 for ended in self.executor.wait(0.5):
                     if ended.error:
                         raise UserError(f"confirmation of trial {ended.key} failed: {ended.error}")
-                    values = read_json(self.plan.folder / "trials" / f"{int(ended.key):04d}" / CONFIRM_FILE)
+                    folder = self.plan.folder / "trials" / f"{int(ended.key):04d}"
+                    if not (folder / CONFIRM_FILE).exists():
+                        longer = TrialResult.load(folder / LONGER)
+                        stage.add({} if longer is None else longer.seconds)
+                        self._tell_lacking(int(ended.key), longer)
+                        continue
+                    values = read_json(folder / CONFIRM_FILE)
                     stage.add(values["seconds"])
                     member = FrontMember.from_dict(values["member"])
                     self.listen(
@@ -453,6 +490,11 @@ class _Session:
                     )
                 self.listen({"event": "tick", "spent": self.ledger.spent, "eta": None})
 
+    def _tell_lacking(self, number: int, longer: TrialResult | None) -> None:
+        reached = "did not gain" if longer is None else f"reached {longer.dice:.2f} %"
+        text = f"trial {number} {reached} by further training: not {self.plan.constraints.min_dice:g} %"
+        self.listen({"event": "note", "text": text})
+
     def _member(self, result: TrialResult) -> FrontMember:
         values = read_json(self._trial_folder(result) / CONFIRM_FILE)["member"]
         # The study's folder may have been moved since.
@@ -461,6 +503,7 @@ class _Session:
     def _confirm_request(self, result: TrialResult, seconds: float) -> Mapping[str, Any]:
         return {
             "longer_seconds": seconds,
+            "min_dice": self.plan.constraints.min_dice,
             "trial": self._request(result.number, result.config),
             "study": self.plan.name,
             "seed": self.plan.seed,

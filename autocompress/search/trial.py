@@ -499,8 +499,9 @@ def train_longer(request: TrialRequest, result: TrialResult, seconds: float, clo
         clock: books the time.
 
     Returns:
-        The result with the new Dice, whose files lie in the folder `LONGER` of the trial's; None where the file's Dice
-        on the validation volumes is not above what it was, or the network was repaired for INT8 after its training.
+        The result with the new Dice and the seconds of the further training, whose files lie in the folder `LONGER` of
+        the trial's; None where the file's Dice on the validation volumes is not above what it was, or the network was
+        repaired for INT8 after its training.
     """
     from safetensors.torch import load_file, save_file
 
@@ -536,6 +537,7 @@ def train_longer(request: TrialRequest, result: TrialResult, seconds: float, clo
         dice=judged.report.mean,
         per_class=judged.report.per_class,
         steps=result.steps + outcome.steps,
+        seconds={"train": seconds},
         file=files[0].name,
         size_bytes=files[0].stat().st_size,
         others=others,

@@ -46,6 +46,7 @@ def test_a_member_that_is_slower_when_measured_again_leaves_the_front() -> None:
     members = [member(0, 70, 3), member(1, 73, 4.8), member(2, 73.5, 8.3), member(3, 72, 5)]
     assert [each.trial for each in still_on_front(members, Constraints(), "p50")] == [0, 1, 2]
     assert [each.trial for each in still_on_front(members, Constraints(max_latency_ms=5), "p50")] == [0, 1]
+    assert [each.trial for each in still_on_front(members, Constraints(min_dice=73), "p50")] == [1, 2]
 
 
 def test_nearest_miss_names_model_distance_and_what_to_relax() -> None:

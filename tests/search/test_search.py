@@ -81,11 +81,12 @@ def test_the_same_command_takes_up_what_is_there(finished: tuple[Path, dict[str,
     assert repeated["front"] == last["front"] and repeated["trials"] == last["trials"]
 
 
-def test_another_setting_under_the_same_name_is_refused(finished: tuple[Path, dict[str, Any]], space: Path) -> None:
-    folder, _ = finished
-    other = run(folder, *SMALL, "--space", str(space), "--seed", "5")
-    assert other.returncode == 2
-    assert other.stderr.count("\n") == 1 and "choose another --study name" in other.stderr
+def test_another_setting_under_the_same_name_is_refused(
+    finished: tuple[Path, dict[str, Any]], space: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    runs = str(finished[0] / "runs")
+    assert main(["search", "--runs", runs, *SMALL, "--space", str(space), "--seed", "5"]) == 2
+    assert_one_line(capfd.readouterr().err, "choose another --study name")
 
 
 def test_a_search_for_a_board_that_is_not_there_says_predicted_everywhere(
@@ -142,6 +143,8 @@ def test_nothing_feasible_ends_with_the_nearest_miss(finished: tuple[Path, dict[
         (("--study", "../escape"), "no such file"),
         (("--study", ".."), "is no name"),
         (("--runs", "/proc/nowhere"), "cannot create folder"),
+        (("--budget", "15s"), "too small for one trial of 10 s of training: at least"),
+        (("--storage", "sqlite:////no/such/folder/x.db"), "does not exist"),
     ],
 )
 def test_mistakes_are_one_line(
@@ -154,20 +157,6 @@ def test_mistakes_are_one_line(
     monkeypatch.chdir(tmp_path)
     assert main(["search", "--runs", str(tmp_path / "runs"), *mistaken(arguments)]) == 2
     assert_one_line(capfd.readouterr().err, expected)
-
-
-# These two are found after Ray has started, which must not have a word of its own on the terminal.
-@pytest.mark.parametrize(
-    ("arguments", "expected"),
-    [
-        (("--budget", "15s"), "too small for one trial of 10 s of training: at least"),
-        (("--storage", "sqlite:////no/such/folder/x.db"), "does not exist"),
-    ],
-)
-def test_mistakes_are_one_line_of_a_process_too(tmp_path: Path, arguments: tuple[str, ...], expected: str) -> None:
-    done = run(tmp_path, *mistaken(arguments))
-    assert done.returncode == 2
-    assert_one_line(done.stderr, expected)
 
 
 def mistaken(arguments: tuple[str, ...]) -> tuple[str, ...]:
@@ -215,3 +204,21 @@ def test_a_search_that_stops_trials_trains_its_front_longer_and_starts_another_o
     started = [event["config"] for event in later if event["event"] == "started"]
     front = [member["config"] for member in events[-1]["front"]]
     assert started[: len(front)] == front
+
+
+@pytest.mark.slow
+def test_the_nearest_miss_is_trained_longer_and_may_become_feasible(tmp_path: Path, space: Path) -> None:
+    arguments = (*SMALL[:4], "--no-parent", "--space", str(space), "--trials", "2", "--trial-seconds", "12", "--json")
+    none = run(tmp_path, *arguments, "--workers", "1", "--min-dice", "99", "--study", "miss")
+    assert none.returncode == 3, none.stderr
+    assert "by further training: not 99 %" in none.stdout
+    (path,) = (tmp_path / "runs" / "miss" / "trials").glob("*/longer/result.json")
+    before, after = (json.loads(each.read_text())["dice"] for each in (path.parents[1] / "result.json", path))
+    assert f"{after:.2f} Dice" in json.loads(none.stdout.splitlines()[-1])["nearest_miss"]
+    assert list((tmp_path / "runs" / "miss").glob("bundles/*")) == []
+
+    enough = run(tmp_path, *arguments, "--workers", "1", "--min-dice", f"{(before + after) / 2}", "--study", "miss")
+    assert enough.returncode == 0, enough.stderr
+    (member,) = json.loads(enough.stdout.splitlines()[-1])["front"]
+    assert (member["dice"], member["was"]["dice"], member["longer_seconds"]) == (after, before, 6.0)
+    assert verify_bundle(member["bundle"], remeasure=False).ok
