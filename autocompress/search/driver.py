@@ -243,9 +243,7 @@ class Driver:
         """
         while True:
             until = budget() if callable(budget) else budget
-            while len(self._trials) < self._executor.slots:
-                if not self._fill(until):
-                    break
+            self._fill_all(until)
             if not self._trials:
                 if self._held and not self.away and self._lasts(until):
                     self._ask_held_ones()  # there is nothing else left to do
@@ -253,6 +251,7 @@ class Driver:
                 return
             for ended in self._executor.wait(TICK_SECONDS):
                 self._finish(ended, stage, until)
+                self._fill_all(until)  # at once: telling all of many that ended together takes seconds
             self._listen({"event": "tick", "spent": self._ledger.spent, "eta": self._eta(until)})
 
     @property
@@ -269,6 +268,11 @@ class Driver:
         return (
             f"{count} trial{'s were' if count > 1 else ' was'} held back and will be asked again: {self._held_reason}"
         )
+
+    def _fill_all(self, until: float | None) -> None:
+        """Give every free worker something to do, as long as there is something."""
+        while len(self._trials) < self._executor.slots and self._fill(until):
+            pass
 
     def _fill(self, until: float | None) -> bool:
         """Give a free worker something to do: lost work first, then what deserves to go on, then something new."""

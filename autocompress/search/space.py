@@ -148,15 +148,15 @@ class ConfigSpace:
         A step to the next value of an ordered axis counts by its share of the axis, another category as half an axis;
         of equals a random one is taken.
         """
-        left = [place for place, identifier in enumerate(self._configs) if identifier not in tried]
-        if not left:
+        left = np.array([identifier not in tried for identifier in self._configs])
+        if not left.any():
             return None
-        rng.shuffle(left)
         own = self.parameters(config)
         distances = np.zeros(len(self._listed))
         for key, dimension in self._by_key.items():
             distances += dimension.distances(own[key], self._encoded[key])
-        return self._listed[left[int(np.argmin(distances[left]))]]
+        nearest = np.flatnonzero(left & (distances == distances[left].min()))
+        return self._listed[rng.choice(nearest.tolist())]
 
     def priors(self, parent: CompressionConfig | None) -> list[CompressionConfig]:
         """What is tried first: the parent's own configuration, which keeps all that the parent learned, and the paper's
