@@ -60,6 +60,10 @@ class Executor(Protocol):
         """Tasks that are over, after at most so many seconds."""
         ...
 
+    def cancel(self) -> None:
+        """Kill what runs; others may be started after it."""
+        ...
+
 
 class Books(Protocol):
     """What the driver needs of `autocompress.search.ledger.Ledger`."""
@@ -204,8 +208,8 @@ class Driver:
         for config in configs:
             self._study.enqueue_trial(self._space.parameters(config), skip_if_exists=not again)
 
-    def settle(self) -> None:
-        """Leave no trial RUNNING: one whose result is on disk is told, every other one is asked again.
+    def settle(self, reason: str = "interrupted") -> None:
+        """Leave no trial RUNNING: one whose result is on disk is told, every other one is asked again for that reason.
 
         For taking up a study, and for its end after the executor was cancelled. The database is asked and not this
         object, because an interruption may come between any two lines.
@@ -217,7 +221,7 @@ class Driver:
             if result is not None:
                 self._tell(live, result)
             else:
-                self._ask_again(live, _config_of(trial), _attempt(live), "interrupted")
+                self._ask_again(live, _config_of(trial), _attempt(live), reason)
 
     def _no_longer_refused(self, result: TrialResult) -> bool:
         """Whether a trial was refused for a limit that has been loosened so far that it keeps it now."""
@@ -231,12 +235,19 @@ class Driver:
     # -- the loop -------------------------------------------------------------------------------------------------
 
     @one_thread()
-    def run(self, budget: float | Callable[[], float] | None, stage: Hours) -> None:
+    def run(
+        self,
+        budget: float | Callable[[], float] | None,
+        stage: Hours,
+        *,
+        deadline: Callable[[], float] = lambda: math.inf,
+    ) -> None:
         """Try configurations until a wall second of the study, or the last of the trials, or of the space.
 
         Args:
             budget: that second, or what tells it anew before each decision; None for no limit.
             stage: is told what the workers did.
+            deadline: tells the second at which what still runs is broken off, as by Ctrl-C, if any trial has ended.
 
         Raises:
             UserError: no trial can succeed: the disk is full, or all of the first ones failed.
@@ -248,6 +259,10 @@ class Driver:
                 if self._held and not self.away and self._lasts(until):
                     self._ask_held_ones()  # there is nothing else left to do
                     continue
+                return
+            if self._told and self._ledger.spent >= deadline():
+                self._executor.cancel()
+                self.settle("the budget was over before its end")
                 return
             for ended in self._executor.wait(TICK_SECONDS):
                 self._finish(ended, stage, until)
@@ -548,8 +563,9 @@ class Driver:
         progress = self._files.progress(number) if result is None else None
         self._book(live, result or progress, stage)
         if result is not None:
-            if result.state == "complete":
-                seconds = max(live.worked, sum(result.seconds.values()))
+            seconds = max(live.worked, sum(result.seconds.values()))
+            # Refusing a trial may take longer than most others take to their end: INT8 is measured again and again.
+            if result.state == "complete" or (not result.rungs and seconds > self.expected_seconds(0.0, live.config)):
                 self._durations.append((live.config.precision, seconds))
             self._tell(live.trial, result)
             if result.state == "complete":

@@ -49,6 +49,8 @@ WANTED_TRIALS = 24
 """Trials that an automatic training time leaves room for: enough for the priors and for the sampler to learn."""
 TRIAL_MARGIN = 1.3
 """What a trial takes beside its training, before any has told."""
+LATE = 0.02
+"""Share of the budget that a trial that is nearly done may take beyond it; 5 % is what is promised."""
 TRIAL_OVERHEAD_SECONDS = 8.0
 """Export, measurement and evaluation of one trial on a small processor; only a first guess."""
 
@@ -191,7 +193,10 @@ class _Session:
         )
         with ledger.stage(self.executor.slots) as stage:
             try:
-                driver.run(None if until is None else lambda: self._until(driver), stage)
+                if until is None:
+                    driver.run(None, stage)
+                else:
+                    driver.run(lambda: self._until(driver), stage, deadline=lambda: self._deadline(driver))
             except BaseException:
                 with uninterrupted():
                     self.executor.cancel()
@@ -220,11 +225,19 @@ class _Session:
         """Wall second at which the search must leave the rest of the budget to the confirmation of its front."""
         plan = self.plan
         assert plan.budget_seconds is not None
-        members = len(driver.front() or self._nearest(driver.results))
-        cost = confirm_cost(driver.results, self._test_cases()).of(max(1, members), plan.workers)
         # Without any there is nothing to train longer: the time is better spent on finding some.
-        share = plan.confirm_share if members else 0.0
-        return plan.budget_seconds - max(share * plan.budget_seconds, cost)
+        share = plan.confirm_share if driver.front() or self._nearest(driver.results) else 0.0
+        return plan.budget_seconds - max(share * plan.budget_seconds, self._confirm_seconds(driver))
+
+    def _deadline(self, driver: Driver) -> float:
+        """Wall second at which trials that took longer than expected are broken off: else the budget is not kept."""
+        assert self.plan.budget_seconds is not None
+        return (1 + LATE) * self.plan.budget_seconds - self._confirm_seconds(driver)
+
+    def _confirm_seconds(self, driver: Driver) -> float:
+        """What the confirmation needs at least, by what is known now."""
+        members = len(driver.front() or self._nearest(driver.results))
+        return confirm_cost(driver.results, self._test_cases()).of(max(1, members), self.plan.workers)
 
     def _test_cases(self) -> float:
         """Test volumes for each validation volume."""

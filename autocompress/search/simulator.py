@@ -317,6 +317,10 @@ class SimulatedExecutor:
             ended.append(Ended(key, None))
         return ended
 
+    def cancel(self) -> None:
+        """Forget the tasks that are not over."""
+        self._tasks.clear()
+
 
 # ---------------------------------------------------------------------------------------------------------------------
 # Whole searches

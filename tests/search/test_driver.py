@@ -16,6 +16,7 @@ import optuna
 import pytest
 from optuna.trial import TrialState
 
+from autocompress.config import CompressionConfig
 from autocompress.hardware.agent.system import session_of
 from autocompress.search.driver import Driver
 from autocompress.search.executor import RayExecutor
@@ -69,6 +70,25 @@ def finished(folder: Path) -> list[str]:
     """Configurations whose result lies on disk; what ran may have been stopped before it wrote one."""
     results = map(TrialResult.load, (folder / "trials").glob("[0-9]*"))
     return [result.config.identifier for result in results if result is not None]
+
+
+def test_what_still_runs_at_the_deadline_is_broken_off_and_goes_on_with_more_time(
+    tmp_path: Path, search: Search
+) -> None:
+    plan = fake_search.make_plan(tmp_path / "late", trials=4)
+
+    def request(number: int, config: CompressionConfig) -> dict[str, Any]:
+        folder = str(plan.folder / "trials" / f"{number:04d}")
+        seconds = 300.0 if number == 2 else 0.0
+        return {"folder": folder, "number": number, "config": config.to_dict(), "seconds": seconds}
+
+    driver, study = search(plan, request=request, deadline=6.0)
+    assert [each.number for each in driver.results] == [0, 1, 3]
+    assert study.trials[2].state == TrialState.FAIL
+    assert study.trials[2].user_attrs["reason"] == "the budget was over before its end"
+    driver, study = search(plan, request=request, deadline=600.0)
+    assert len(driver.results) == 4 and study.trials[-1].params == study.trials[2].params
+    assert TrialState.RUNNING not in states(plan.folder)
 
 
 def test_tries_every_configuration_once_and_finds_the_true_front(tmp_path: Path, search: Search) -> None:
