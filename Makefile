@@ -58,7 +58,7 @@ TEST_JOBS ?= 2
 
 .PHONY: test
 test: $(STAMP) sshd  ## run the tests
-	$(BIN)/python -m pytest -n $(TEST_JOBS) --dist loadfile $(ARGS)
+	$(BIN)/python -m pytest -n $(TEST_JOBS) --dist loadfile --no-loadscope-reorder $(ARGS)
 
 .PHONY: test-slow
 test-slow: $(STAMP) sshd  ## run the tests that take minutes
