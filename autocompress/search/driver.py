@@ -247,7 +247,8 @@ class Driver:
         Args:
             budget: that second, or what tells it anew before each decision; None for no limit.
             stage: is told what the workers did.
-            deadline: tells the second at which what still runs is broken off, as by Ctrl-C, if any trial has ended.
+            deadline: tells the second at which what still runs is broken off, as by Ctrl-C. While no trial is complete
+                nothing is: one that is late is better than none.
 
         Raises:
             UserError: no trial can succeed: the disk is full, or all of the first ones failed.
@@ -260,7 +261,8 @@ class Driver:
                     self._ask_held_ones()  # there is nothing else left to do
                     continue
                 return
-            if self._told and self._ledger.spent >= deadline():
+            complete = any(told.result.state == "complete" for told in self._told.values())
+            if complete and self._ledger.spent >= deadline():
                 self._executor.cancel()
                 self.settle("the budget was over before its end")
                 return

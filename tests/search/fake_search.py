@@ -98,7 +98,7 @@ def drive(
     say: Callable[[str], None] = lambda _: None,
     listener: Listener = lambda _: None,
     request: Callable[[int, CompressionConfig], Mapping[str, Any]] | None = None,
-    deadline: float = math.inf,
+    deadline: Callable[[], float] = lambda: math.inf,
     **values: Any,
 ) -> tuple[Driver, optuna.Study]:
     """Run or take up a study as a session does; ``values`` go to each trial, or what ``request`` says."""
@@ -132,7 +132,7 @@ def drive(
     driver.take_up()
     with ledger.stage(executor.slots) as stage:
         try:
-            driver.run(None, stage, deadline=lambda: deadline)
+            driver.run(None, stage, deadline=deadline)
         except BaseException:
             with uninterrupted():
                 executor.cancel()
