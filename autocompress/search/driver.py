@@ -261,8 +261,8 @@ class Driver:
                     self._ask_held_ones()  # there is nothing else left to do
                     continue
                 return
-            complete = any(told.result.state == "complete" for told in self._told.values())
-            if complete and self._ledger.spent >= deadline():
+            late = self._ledger.spent >= deadline()
+            if late and any(told.result.state == "complete" for told in self._told.values()):
                 self._executor.cancel()
                 self.settle("the budget was over before its end")
                 return
