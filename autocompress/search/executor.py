@@ -6,18 +6,16 @@ import logging
 import os
 import secrets
 import shutil
-import signal
 import socket
 import tempfile
-import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from autocompress.errors import UserError
+from autocompress.search.interrupts import uninterrupted
 from autocompress.search.node_files import (
     Errand,
     Folder,
@@ -377,19 +375,6 @@ def _has_token() -> bool:
     """Whether this user has a token for a cluster, in one of the places where Ray looks for it."""
     named = os.environ.get("RAY_AUTH_TOKEN") or os.environ.get("RAY_AUTH_TOKEN_PATH")
     return bool(named) or (Path.home() / ".ray" / "auth_token").is_file()
-
-
-@contextmanager
-def uninterrupted() -> Iterator[None]:
-    """Ctrl-C is ignored inside the block, for short work that must not be left half done."""
-    if threading.current_thread() is not threading.main_thread():
-        yield  # signals reach the main thread alone
-        return
-    previous = signal.signal(signal.SIGINT, signal.SIG_IGN)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGINT, previous)
 
 
 def _answer(reference: Any) -> tuple[Return | None, str | None]:

@@ -5,14 +5,11 @@ from __future__ import annotations
 import itertools
 import os
 import shutil
-import signal
 import time
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from types import FrameType
 from typing import TYPE_CHECKING, Any
 
 from autocompress.config import CompressionConfig
@@ -25,7 +22,8 @@ from autocompress.search.budget import confirm_cost, longer_seconds, needed_seco
 from autocompress.search.confirm import confirm_member
 from autocompress.search.display import duration, told_ms
 from autocompress.search.driver import Driver, Listener
-from autocompress.search.executor import RayExecutor, uninterrupted
+from autocompress.search.executor import RayExecutor
+from autocompress.search.interrupts import terminable, uninterrupted
 from autocompress.search.ledger import Ledger
 from autocompress.search.limits import relative_excess
 from autocompress.search.outcome import SHOWN_MISSES, FrontMember, SearchOutcome, nearest_miss, still_on_front
@@ -69,7 +67,7 @@ def run_search(plan: SearchPlan, listener: Listener, *, begun: float | None = No
     """
     began = time.monotonic() if begun is None else begun
     make_dir(plan.folder)
-    with driver_lock(plan.folder, plan.storage, plan.name) as lock, _terminable():
+    with driver_lock(plan.folder, plan.storage, plan.name) as lock, terminable():
         ledger = Ledger(plan.folder)
         for note in plan.notes:
             listener({"event": "note", "text": note})
@@ -589,21 +587,3 @@ def search(
     if not outcome.front:
         raise NothingFeasibleError(outcome.nearest_miss)
     return outcome.front
-
-
-@contextmanager
-def _terminable() -> Iterator[None]:
-    """SIGTERM ends a search as Ctrl-C does."""
-
-    def interrupt(_number: int, _frame: FrameType | None) -> None:
-        raise KeyboardInterrupt
-
-    try:
-        previous = signal.signal(signal.SIGTERM, interrupt)
-    except ValueError:  # not the main thread, so signals are the caller's affair
-        yield
-        return
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, previous)

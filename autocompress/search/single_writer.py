@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import functools
 import json
 from collections.abc import Container, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
@@ -12,6 +13,8 @@ import optuna
 import sqlalchemy.orm
 from optuna.storages import BaseStorage
 from optuna.trial import FrozenTrial, TrialState
+
+from autocompress.search.interrupts import interrupted_later
 
 if TYPE_CHECKING:
     from optuna.distributions import BaseDistribution
@@ -38,7 +41,8 @@ class SingleWriterStorage(BaseStorage):
 
     def _forget(self) -> None:
         """Begin with what the database holds."""
-        self._backend = optuna.storages.get_storage(self._database)  # Optuna's cache in front of it, an empty one
+        cached = optuna.storages.get_storage(self._database)  # Optuna's cache in front of it, an empty one
+        self._backend: Any = cached if self._sessions is None else _Whole(cached)
         self._numbers: dict[int, list[int]] = {}  # by study: identifiers of its trials, by number
         self._trials: dict[int, FrozenTrial] = {}
         self._changed: set[int] = set()
@@ -53,7 +57,7 @@ class SingleWriterStorage(BaseStorage):
             yield
             return
         try:
-            with self._sessions.held():
+            with interrupted_later(), self._sessions.held():
                 yield
         except BaseException:
             self._forget()
@@ -185,6 +189,27 @@ def together(study: optuna.Study) -> contextlib.AbstractContextManager[None]:
     """See `SingleWriterStorage.together`; of a study on another storage each change is written at once."""
     storage = study._storage
     return storage.together() if isinstance(storage, SingleWriterStorage) else contextlib.nullcontext()
+
+
+class _Whole:
+    """A storage of which no call is interrupted.
+
+    An interruption in the middle of a query would leave a cursor in the frames that its traceback holds, and with the
+    cursor a lock on SQLite's file: nobody could write, not even what the interruption calls for.
+    """
+
+    def __init__(self, storage: BaseStorage) -> None:
+        self._storage = storage
+
+    def __getattr__(self, name: str) -> Any:
+        method = getattr(self._storage, name)
+
+        @functools.wraps(method)
+        def call(*args: Any, **kwargs: Any) -> Any:
+            with interrupted_later():
+                return method(*args, **kwargs)
+
+        return call
 
 
 class HeldSessions:

@@ -20,7 +20,8 @@ from autocompress.config import CompressionConfig
 from autocompress.hardware.records import Latency, Measurement
 from autocompress.hardware.targets import Target
 from autocompress.search.driver import Driver, Listener
-from autocompress.search.executor import RayExecutor, uninterrupted
+from autocompress.search.executor import RayExecutor
+from autocompress.search.interrupts import uninterrupted
 from autocompress.search.ledger import Ledger
 from autocompress.search.plan import SearchPlan
 from autocompress.search.records import TrialResult
