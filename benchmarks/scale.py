@@ -52,6 +52,7 @@ from autocompress.search.records import TrialResult
 from autocompress.search.samplers import make_sampler
 from autocompress.search.simulator import MemoryFiles, NoHours, SimulatedBooks, SimulatedClock, SimulatedExecutor
 from autocompress.search.space import ConfigSpace
+from autocompress.search.stages import trial_folder
 from autocompress.search.storage import default_url, driver_lock, driver_storage
 from autocompress.specs.schemas import Constraints, SearchSpace
 
@@ -167,7 +168,7 @@ def driver_of(plan: SearchPlan, study: optuna.Study, executor: Any, *, seconds: 
     space = ConfigSpace(plan.space, lambda _: None)
 
     def request(number: int, config: CompressionConfig) -> Mapping[str, Any]:
-        folder = str(plan.folder / "trials" / f"{number:04d}")
+        folder = str(trial_folder(plan.folder, number))
         return {"folder": folder, "number": number, "config": config.to_dict(), "seconds": seconds}
 
     return Driver(
@@ -337,7 +338,7 @@ def fill(study: optuna.Study, plan: SearchPlan, wanted: int) -> None:
     random.Random(wanted).shuffle(left)
     for number, config in enumerate(left[: max(0, wanted - len(begun))], len(trials)):
         result = result_of(number, config, 1.0)
-        result.save(make_dir(plan.folder / "trials" / f"{number:04d}"))
+        result.save(make_dir(trial_folder(plan.folder, number)))
         study.add_trial(
             optuna.trial.create_trial(
                 values=[dice_of(config), latency_of(config)],

@@ -159,7 +159,7 @@ class Driver:
         self._request = request
         self._ledger = ledger
         self._listen = listener
-        self._files = files or TrialFolders(plan.folder / "trials")
+        self._files = files or TrialFolders(plan.folder)
         self._now = now
         self._rule = plan.stopping_rule
         self._forecaster = CurveForecaster(space)

@@ -33,7 +33,7 @@ from autocompress.search.records import BUNDLES, CONFIRM_FILE, FRONT_FILE, TRAIN
 from autocompress.search.resolve import OPTIONS, overrides_of, resolve
 from autocompress.search.samplers import make_sampler
 from autocompress.search.space import ConfigSpace
-from autocompress.search.stages import next_part
+from autocompress.search.stages import next_part, trial_folder
 from autocompress.search.storage import DriverLock, driver_lock, driver_storage, storage_errors
 from autocompress.search.trial import LONGER, run_trial
 
@@ -352,7 +352,7 @@ class _Session:
 
     def _request(self, number: int, config: CompressionConfig) -> Mapping[str, Any]:
         plan = self.plan
-        folder = plan.folder / "trials" / f"{number:04d}"
+        folder = trial_folder(plan.folder, number)
         return TrialRequest(
             folder=str(folder),
             number=number,
@@ -479,7 +479,7 @@ class _Session:
                 for ended in self.executor.wait(0.5):
                     if ended.error:
                         raise UserError(f"confirmation of trial {ended.key} failed: {ended.error}")
-                    folder = self.plan.folder / "trials" / f"{int(ended.key):04d}"
+                    folder = trial_folder(self.plan.folder, int(ended.key))
                     if not (folder / CONFIRM_FILE).exists():
                         longer = TrialResult.load(folder / LONGER)
                         stage.add({} if longer is None else longer.seconds)
@@ -529,7 +529,7 @@ class _Session:
                 shutil.rmtree(path)
 
     def _trial_folder(self, result: TrialResult) -> Path:
-        return self.plan.folder / "trials" / f"{result.number:04d}"
+        return trial_folder(self.plan.folder, result.number)
 
 
 def search(

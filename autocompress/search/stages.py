@@ -61,15 +61,25 @@ class TrialFiles(Protocol):
         ...
 
 
-class TrialFolders:
-    """Folders ``0000``, ``0001``, ... by the number of the trial."""
+def trial_folder(study: Path, number: int) -> Path:
+    """Where a trial's files lie below the folder of its study: ``trials/0000``, ``trials/0001``, ..."""
+    return study / "trials" / f"{number:04d}"
 
-    def __init__(self, root: Path) -> None:
-        self._root = root
+
+def trial_folders(study: Path) -> list[Path]:
+    """The folders of all trials that were begun, by number."""
+    return sorted((study / "trials").glob("[0-9]*"), key=lambda each: int(each.name))
+
+
+class TrialFolders:
+    """What trials leave below the folder of their study."""
+
+    def __init__(self, study: Path) -> None:
+        self._study = study
 
     def folder(self, number: int) -> Path:
         """Where a trial's files lie."""
-        return self._root / f"{number:04d}"
+        return trial_folder(self._study, number)
 
     def prepare(self, number: int) -> None:
         """Create the folder."""
@@ -100,10 +110,10 @@ class TrialFolders:
         (self.folder(number) / TRAINING_FILE).unlink(missing_ok=True)
 
 
-def last_results(root: Path) -> list[TrialResult]:
-    """What became of each configuration below ``trials/``, by number; of one that was taken up again its last trial."""
+def last_results(study: Path) -> list[TrialResult]:
+    """What became of each configuration of a study, by number; of one that was taken up again its last trial."""
     found: dict[str, TrialResult] = {}
-    for path in sorted(root.glob("[0-9]*"), key=lambda each: int(each.name)):
+    for path in trial_folders(study):
         result = TrialResult.load(path)
         if result is not None:
             found[result.config.identifier] = result

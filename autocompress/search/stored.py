@@ -28,7 +28,7 @@ from autocompress.errors import StorageError, UserError
 from autocompress.paths import read_json, write_bytes, write_json
 from autocompress.search.plan import PLAN_FILE
 from autocompress.search.records import CONFIRM_FILE, FRONT_FILE, TrialResult
-from autocompress.search.stages import last_results
+from autocompress.search.stages import last_results, trial_folder, trial_folders
 from autocompress.search.storage import (
     DriverLock,
     default_url,
@@ -162,16 +162,16 @@ def line_of(study: StoredStudy) -> StudyLine:
 def _line_of_folder(study: StoredStudy) -> StudyLine:
     assert study.folder is not None  # see line_of
     plan = read_json(study.folder / PLAN_FILE)
-    results = last_results(study.folder / "trials")
+    results = last_results(study.folder)
     judged = [each for each in results if each.state == "complete"]
     latencies = [each.latency_ms(plan["identity"]["percentile"]) for each in judged]
     states: Counter[str] = Counter(each.state for each in results)
-    unfinished = [path for path in (study.folder / "trials").glob("[0-9]*") if not (path / "result.json").exists()]
+    unfinished = [path for path in trial_folders(study.folder) if not (path / "result.json").exists()]
     holder = study.holder
     if holder is not None and unfinished:
         states["running"] = len(unfinished)
     front = study.folder / FRONT_FILE
-    times = [path.stat().st_mtime for path in (study.folder / "trials").glob("[0-9]*/result.json")]
+    times = [path.stat().st_mtime for each in trial_folders(study.folder) for path in each.glob("result.json")]
     return StudyLine(
         name=study.name,
         where=str(study.folder),
@@ -207,7 +207,7 @@ def _line_of_database(study: StoredStudy) -> StudyLine:
 
 
 def _results(folder: Path) -> Iterator[TrialResult]:
-    for path in sorted((folder / "trials").glob("[0-9]*")):
+    for path in trial_folders(folder):
         result = TrialResult.load(path)
         if result is not None:
             yield result
@@ -337,7 +337,7 @@ def trials_of(study: StoredStudy) -> list[dict[str, Any]]:
     found: dict[int, dict[str, Any]] = {}
     if study.folder is not None:
         for result in _results(study.folder):
-            confirmed = study.folder / "trials" / f"{result.number:04d}" / CONFIRM_FILE
+            confirmed = trial_folder(study.folder, result.number) / CONFIRM_FILE
             found[result.number] = {
                 **result.to_dict(),
                 **({"confirmed": read_json(confirmed)} if confirmed.exists() else {}),

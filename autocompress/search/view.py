@@ -12,7 +12,7 @@ from autocompress.reports.records import StudyView, TrialView
 from autocompress.search.ledger import STATE_FILE
 from autocompress.search.plan import PLAN_FILE
 from autocompress.search.records import BUNDLES, CONFIRM_FILE, FRONT_FILE, TrialResult
-from autocompress.search.stages import last_results
+from autocompress.search.stages import last_results, trial_folder
 
 
 def find_study(study: str, out: Path) -> Path:
@@ -53,8 +53,8 @@ def _view(folder: Path, plan: dict[str, Any]) -> StudyView:
     state = read_json(folder / STATE_FILE) if (folder / STATE_FILE).exists() else {"seconds": {}}
     trials = []
     hd95_unit = "mm"
-    for result in last_results(folder / "trials"):
-        path = folder / "trials" / f"{result.number:04d}" / CONFIRM_FILE
+    for result in last_results(folder):
+        path = trial_folder(folder, result.number) / CONFIRM_FILE
         confirmed = read_json(path) if path.exists() else None
         trials.append(_trial(result, confirmed))
         hd95_unit = hd95_unit if confirmed is None else confirmed["hd95_unit"]

@@ -27,6 +27,7 @@ from autocompress.search.plan import SearchPlan
 from autocompress.search.records import TrialResult
 from autocompress.search.samplers import make_sampler
 from autocompress.search.space import ConfigSpace
+from autocompress.search.stages import trial_folder
 from autocompress.search.storage import DriverLock, default_url, driver_lock, driver_storage
 from autocompress.specs.schemas import Constraints, SearchSpace
 
@@ -117,7 +118,7 @@ def drive(
     ledger = Ledger(plan.folder)
 
     def plain(number: int, config: CompressionConfig) -> Mapping[str, Any]:
-        folder = str(plan.folder / "trials" / f"{number:04d}")
+        folder = str(trial_folder(plan.folder, number))
         return {"folder": folder, "number": number, "config": config.to_dict(), **values}
 
     driver = Driver(

@@ -24,6 +24,7 @@ from autocompress.search.executor import RayExecutor
 from autocompress.search.plan import SearchPlan
 from autocompress.search.records import TrialResult
 from autocompress.search.space import ConfigSpace
+from autocompress.search.stages import trial_folder
 from autocompress.search.storage import default_url, driver_lock
 from autocompress.specs.schemas import SearchSpace
 from tests.search import fake_search
@@ -79,7 +80,7 @@ def test_what_still_runs_at_the_deadline_is_broken_off_and_goes_on_with_more_tim
     plan = fake_search.make_plan(tmp_path / "late", trials=4)
 
     def request(number: int, config: CompressionConfig) -> dict[str, Any]:
-        folder = str(plan.folder / "trials" / f"{number:04d}")
+        folder = str(trial_folder(plan.folder, number))
         seconds = 300.0 if number == 2 else 0.0
         return {"folder": folder, "number": number, "config": config.to_dict(), "seconds": seconds}
 
@@ -112,7 +113,7 @@ def test_tries_every_configuration_once_and_finds_the_true_front(tmp_path: Path,
     }
     assert {result.config.identifier for result in driver.front()} == expected
     # Optuna's own idea of the front, by its constraints, is the same.
-    best = [TrialResult.load(plan.folder / "trials" / f"{trial.number:04d}") for trial in study.best_trials]
+    best = [TrialResult.load(trial_folder(plan.folder, trial.number)) for trial in study.best_trials]
     assert {result.config.identifier for result in best if result is not None} == expected
 
 

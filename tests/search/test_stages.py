@@ -183,7 +183,7 @@ class AtOnce:
 
 def test_the_driver_asks_for_one_part_after_the_other_and_for_a_lost_one_again(tmp_path: Path) -> None:
     plan = fake_search.make_plan(tmp_path / "study", trials=2)
-    files, executor = TrialFolders(plan.folder / "trials"), AtOnce()
+    files, executor = TrialFolders(plan.folder), AtOnce()
 
     def asked(number: int, config: CompressionConfig) -> Mapping[str, Any]:
         folder = files.folder(number)
