@@ -135,23 +135,26 @@ class RayExecutor:
             # Short, because a Unix socket's path may have 107 characters; removed by `close`.
             self._scratch = Path(tempfile.mkdtemp(prefix="autocompress-ray-"))
             options |= {
+                "address": "local",  # whatever RAY_ADDRESS says: a cluster is used where one is asked for
                 "num_cpus": self.slots,
                 "include_dashboard": self._dashboard,
                 "_temp_dir": str(self._scratch),
                 "object_store_memory": 200 * 2**20,
             }
         else:
-            _look_for(self._address)
-            options["address"] = self._address
+            options["address"] = address = _found(self._address)
+            _look_for(address)
         try:
             context = ray.init(**options)
         except (ConnectionError, RuntimeError, ValueError, OSError) as error:
             self.close()
             where, remedy = "on this machine", ""
-            if self._address is not None:
+            if options["address"] == "auto":
+                where, remedy = "at auto", "; start one here with 'ray start --head'"
+            elif self._address is not None:
                 where = f"at {self._address}"
                 remedy = "; its token must be in RAY_AUTH_TOKEN or ~/.ray/auth_token, and its version of Ray the same"
-            raise UserError(f"cannot start Ray {where}: {_first_line(error)}{remedy}") from error
+            raise UserError(f"cannot start Ray {where}: {_first_line(error).rstrip('.')}{remedy}") from error
         if self._dashboard and context.dashboard_url:
             self.dashboard_url = f"http://{context.dashboard_url}"
             if self._scratch is not None:
@@ -357,11 +360,29 @@ def _on_node(
     return run_with_files(function, values, errand, parcels, ray.get)
 
 
+def _found(address: str) -> str:
+    """What ``auto`` stands for: RAY_ADDRESS, or the cluster that ``ray start`` began last on this machine.
+
+    Ray itself would also take what no longer runs, and try to reach it for minutes.
+    """
+    if address != "auto":
+        return address
+    folder = os.environ.get("RAY_TMPDIR") or os.environ.get("TMPDIR") or "/tmp"
+    told = Path(folder) / "ray" / "ray_current_cluster"
+    # Without either Ray looks among the processes, and says where it finds none.
+    return os.environ.get("RAY_ADDRESS") or (told.read_text().strip() if told.is_file() else address)
+
+
 def _look_for(address: str) -> None:
     """Refuse a cluster that does not answer; Ray itself would try for minutes."""
+    if "://" in address:
+        raise UserError(
+            f"--ray-address {address}: a search needs a node of the cluster to run on, and cannot use Ray Client; join "
+            "with 'ray start --address=HOST:PORT' and give that address, or auto"
+        )
     host, _, port = address.rpartition(":")
-    if not host or not port.isdigit() or "/" in host:
-        return  # such as ``auto``
+    if not host or not port.isdigit():
+        return  # ``auto`` of which nothing is told, which Ray looks for itself
     try:
         socket.create_connection((host.strip("[]"), int(port)), timeout=_ANSWER_SECONDS).close()
     except (OSError, OverflowError) as error:

@@ -423,12 +423,24 @@ def write_node(values: Mapping[str, Any]) -> None:
     wait_for(lambda: "go" not in values or Path(values["go"]).exists(), "never told to end")
 
 
-def test_more_gpu_than_there_is_and_a_cluster_that_is_not_there_are_one_line() -> None:
-    with pytest.raises(UserError, match="64 GPU for each trial"):
+def test_more_gpu_than_there_is_is_one_line_whatever_cluster_the_environment_names(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("RAY_ADDRESS", "127.0.0.1:1")  # as on the nodes of a cluster
+    with pytest.raises(UserError, match="64 GPU for each trial: Ray finds none that large on this machine"):
         RayExecutor(1, gpus=64)
-    with pytest.raises(UserError, match=r"cannot start Ray at 127.0.0.1:1") as caught:
-        RayExecutor(1, "127.0.0.1:1")
-    assert "\n" not in str(caught.value)
+
+
+def test_a_cluster_that_is_not_there_is_one_line(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    monkeypatch.setenv("RAY_TMPDIR", str(tmp_path))
+    left = tmp_path / "ray" / "ray_current_cluster"  # what ``ray start`` leaves when its processes are killed
+    left.parent.mkdir()
+    left.write_text("127.0.0.1:2\n")
+    for address, said in (("127.0.0.1:1", "127.0.0.1:1: "), ("auto", "127.0.0.1:2: "), ("ray://h:1", "Ray Client")):
+        with pytest.raises(UserError, match=said) as caught:
+            RayExecutor(1, address)
+        assert "\n" not in str(caught.value)
 
 
 NODES = [
