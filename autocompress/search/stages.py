@@ -68,7 +68,8 @@ def trial_folder(study: Path, number: int) -> Path:
 
 def trial_folders(study: Path) -> list[Path]:
     """The folders of all trials that were begun, by number."""
-    return sorted((study / "trials").glob("[0-9]*"), key=lambda each: int(each.name))
+    found = (each for each in (study / "trials").glob("[0-9]*") if each.name.isdecimal())
+    return sorted(found, key=lambda each: int(each.name))
 
 
 class TrialFolders:
