@@ -102,7 +102,9 @@ def front_figure(view: StudyView) -> Figure:
     figure.update_yaxes(title="Dice in %, validation cases", range=[low, high], showline=True, zeroline=False)
     if below := _below(view, low):
         figure.add_annotation(
-            text=f"{below}; double-click shows all", xref="paper", yref="paper", x=0.01, y=0.02, showarrow=False
+            text=f"{below}; double-click shows all",
+            showarrow=False,
+            **{"xref": "paper", "x": 1, "xanchor": "right", "yref": "paper", "y": 1, "yanchor": "bottom", "yshift": 16},
         )
     figure.update_layout(
         template="none",
@@ -186,7 +188,8 @@ def front_svg(view: StudyView, *, width: int = 760, height: int = 440) -> str:
     middle = (top + height - bottom) / 2
     parts.append(f'<text transform="translate(16 {middle}) rotate(-90)" text-anchor="middle">Dice in %</text>')
     if below := _below(view, low):
-        parts.append(f'<text class="note" x="{left + 8}" y="{height - bottom - 8}">{escape(below)}</text>')
+        place = f'x="{width - right}" y="{height - 10}" text-anchor="end"'
+        parts.append(f'<text class="note" {place}>{escape(below)}</text>')
     parts += legend
     title = f"Pareto front of {view.name}: Dice against {axis}"
     return (
