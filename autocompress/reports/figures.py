@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Iterable, Sequence
 from html import escape
@@ -19,6 +20,8 @@ FRONT_COLOUR = "#2b7fd4"
 TEST_COLOUR = "#d9711c"
 OTHER_COLOUR = "#8b939c"
 LIMIT_COLOUR = "#c2413b"
+LABEL_WIDTH, LABEL_HEIGHT = 0.06, 0.05
+"""Of a member's number, as shares of the axes."""
 
 
 def front_figure(view: StudyView) -> Figure:
@@ -67,6 +70,7 @@ def front_figure(view: StudyView) -> Figure:
                 showlegend=False,
             )
         )
+    crowded = _crowded(view, front)
     for trials, name in (
         ([trial for trial in front if trial.measured], "Pareto front, measured"),
         ([trial for trial in front if not trial.measured], "Pareto front, predicted"),
@@ -74,7 +78,8 @@ def front_figure(view: StudyView) -> Figure:
         if trials:
             marker = {"symbol": _symbol(trials[0]), "size": 13, "color": FRONT_COLOUR}
             trace = _scatter(view, trials, name, marker)
-            trace.update(mode="markers+text", text=[f"#{trial.number}" for trial in trials], textposition="top left")
+            sides = ["bottom center" if trial.number in crowded else "top left" for trial in trials]
+            trace.update(mode="markers+text", text=[f"#{trial.number}" for trial in trials], textposition=sides)
             figure.add_trace(trace)
     tested = [trial for trial in front if trial.dice_test is not None]
     if tested:
@@ -104,7 +109,7 @@ def front_figure(view: StudyView) -> Figure:
         figure.add_annotation(
             text=f"{below}; double-click shows all",
             showarrow=False,
-            **{"xref": "paper", "x": 1, "xanchor": "right", "yref": "paper", "y": 1, "yanchor": "bottom", "yshift": 16},
+            **{"xref": "paper", "x": 0, "xanchor": "left", "yref": "paper", "y": 1, "yanchor": "bottom", "yshift": 16},
         )
     figure.update_layout(
         template="none",
@@ -173,13 +178,14 @@ def front_svg(view: StudyView, *, width: int = 760, height: int = 440) -> str:
             corners += [(at(trial)[0], corners[-1][1]), at(trial)]
         path = " ".join(f"{a:.1f},{b:.1f}" for a, b in corners)
         parts.append(f'<polyline class="step" points="{path}"/>')
+    crowded = _crowded(view, front)
     for trial in front:
         a, b = at(trial)
+        above = f'x="{a - 8:.1f}" y="{b - 8:.1f}" text-anchor="end"'
+        below_it = f'x="{a:.1f}" y="{b + 19:.1f}" text-anchor="middle"'
         parts.append(f"<g><title>{escape(_plain_hover(view, trial))}</title>")
         parts.append(_svg_mark(a, b, 6, "front", measured=trial.measured))
-        parts.append(
-            f'<text class="label" x="{a - 8:.1f}" y="{b - 8:.1f}" text-anchor="end">#{trial.number}</text></g>'
-        )
+        parts.append(f'<text class="label" {below_it if trial.number in crowded else above}>#{trial.number}</text></g>')
         if trial.dice_test is not None and low <= trial.dice_test <= high:
             c = y(trial.dice_test)
             parts.append(f'<rect class="test" x="{a - 3.5:.1f}" y="{c - 3.5:.1f}" width="7" height="7"/>')
@@ -295,6 +301,19 @@ def _placed(view: StudyView, trials: Iterable[TrialView]) -> list[TrialView]:
 def _staircase(view: StudyView, front: Sequence[TrialView]) -> list[TrialView]:
     """The members that no other one beats in Dice and the latency shown here: with several targets not all of them."""
     return non_dominated(front, lambda each: (view.latency(each) or 0.0, -(each.dice or 0.0)))
+
+
+def _crowded(view: StudyView, front: Sequence[TrialView]) -> set[int]:
+    """Members, by number, of which a label above would lie on that of the one before; theirs goes below."""
+    low, high = _dice_range(view)
+    x_low, x_high = _latency_range(view)
+    found: set[int] = set()
+    for before, each in itertools.pairwise(front):
+        apart = math.log((view.latency(each) or 1.0) / (view.latency(before) or 1.0)) / math.log(x_high / x_low)
+        higher = ((each.dice or 0.0) - (before.dice or 0.0)) / (high - low)
+        if before.number not in found and abs(apart) < LABEL_WIDTH and abs(higher) < LABEL_HEIGHT:
+            found.add(each.number)
+    return found
 
 
 def _dice_range(view: StudyView) -> tuple[float, float]:

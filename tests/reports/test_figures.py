@@ -63,6 +63,17 @@ def test_the_svg_shows_the_front_in_order(view: StudyView) -> None:
     assert "constraint" in texts
 
 
+def test_numbers_of_close_members_do_not_lie_on_each_other(view: StudyView) -> None:
+    """Three at 5.0, 5.2 and 5.4 ms: that in the middle has its number below."""
+    moved = []
+    for trial, ms in zip((each for each in view.trials if each.number in view.front[:3]), (5.0, 5.2, 5.4), strict=True):
+        moved.append(replace(trial, latency_ms=dict.fromkeys(trial.latency_ms, ms), dice=75 + ms))
+    front = tuple(trial.number for trial in moved)
+    root = ElementTree.fromstring(front_svg(replace(view, front=front, trials=tuple(moved))))
+    labels = [node for node in root.iter("{http://www.w3.org/2000/svg}text") if node.get("class") == "label"]
+    assert [node.get("text-anchor") for node in labels] == ["end", "middle", "end"]
+
+
 @pytest.mark.parametrize("front", [(), (3,)])
 def test_small_studies_have_a_picture_too(view: StudyView, front: tuple[int, ...]) -> None:
     for small in (replace(view, front=front), replace(view, front=front, trials=view.trials[3:4], constraints={})):
