@@ -21,6 +21,10 @@ LONGER_MOST = 4.0
 """Trainings of a trial's length that a member gets at most of a budget that is left over."""
 HD95_FACTOR = 1.5
 """What it costs to compute HD95 beside Dice."""
+AGAIN_FACTOR = 1.3
+"""How much longer a second measurement takes than the one before: 0.8 to 1.7 times, in three searches."""
+BUNDLE_SECONDS = 4.0
+"""Libraries, bundle and its check: 2 s, and up to 12 for INT8, in three searches."""
 CARE = 0.9
 """Share of the time left over that is given to further training; the rest absorbs what was estimated too low."""
 
@@ -47,24 +51,28 @@ class ConfirmCost:
 
 
 def confirm_cost(results: Sequence[TrialResult], test_cases: float) -> ConfirmCost:
-    """What confirming a member takes, by what finished trials took for the same things.
+    """What confirming a member takes, by what the trials took for the same things.
 
     Args:
-        results: trials of the study.
+        results: the members, as they were in the search.
         test_cases: test volumes for each validation volume.
     """
-    done = [each for each in results if each.state == "complete"]
-    if not done:
+    if not results:
         return ConfirmCost(FIRST_GUESS / 2, FIRST_GUESS / 2, FIRST_GUESS / 2)
+    # A trial exports twice, before its training and after it, and one that came to rungs was evaluated there too.
+    export = statistics.fmean(each.seconds.get("export", 0.0) / 2 for each in results)
+    evaluate = statistics.fmean(each.seconds.get("evaluate", 0.0) / (1 + len(each.rungs)) for each in results)
+    return ConfirmCost(
+        AGAIN_FACTOR * statistics.fmean(map(_measuring_seconds, results)),
+        BUNDLE_SECONDS + export + evaluate * test_cases * HD95_FACTOR,
+        export + evaluate,
+    )
 
-    def median(phase: str) -> float:
-        return statistics.median(each.seconds.get(phase, 0.0) for each in done)
 
-    # A trial that came to rungs was evaluated there too.
-    evaluate = statistics.median(each.seconds.get("evaluate", 0.0) / (1 + len(each.rungs)) for each in done)
-    begin = median("other") + median("export")
-    shared = begin + median("export") + evaluate * test_cases * HD95_FACTOR
-    return ConfirmCost(median("measure"), shared, begin + evaluate)
+def _measuring_seconds(result: TrialResult) -> float:
+    """What the chosen engines' measurements took when they were made: a trial may have found them in the cache."""
+    phases = [each.conditions.get("phases", {}) for each in result.chosen if each is not None]
+    return sum(sum(each.values()) for each in phases) or result.seconds.get("measure", 0.0)
 
 
 def longer_seconds(cost: ConfirmCost, members: int, workers: int, *, left: float | None, trial_seconds: float) -> float:

@@ -234,8 +234,8 @@ class _Session:
 
     def _confirm_seconds(self, driver: Driver) -> float:
         """What the confirmation needs at least, by what is known now."""
-        members = len(driver.front() or self._nearest(driver.results))
-        return confirm_cost(driver.results, self._test_cases()).of(max(1, members), self.plan.workers)
+        members = driver.front() or self._nearest(driver.results)
+        return confirm_cost(members, self._test_cases()).of(max(1, len(members)), self.plan.workers)
 
     def _test_cases(self) -> float:
         """Test volumes for each validation volume."""

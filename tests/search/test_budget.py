@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from autocompress.config import CompressionConfig
 from autocompress.errors import UserError
+from autocompress.hardware.records import Latency, Measurement
 from autocompress.search.budget import ConfirmCost, confirm_cost, longer_seconds, needed_seconds
 from autocompress.search.records import Rung, TrialResult
 from autocompress.search.resolve import front_of, overrides_of
@@ -28,13 +30,23 @@ def test_measurements_of_members_do_not_overlap_the_rest_does() -> None:
 
 
 def test_a_member_costs_what_trials_took_for_the_same() -> None:
-    done = [result(measure=4.0, evaluate=3.0, export=1.0, other=0.5, train=30.0)] * 3
+    done = [result(measure=4.0, evaluate=3.0, export=2.0, other=0.5, train=30.0)] * 3
     cost = confirm_cost(done, test_cases=2.0)
-    assert cost.alone == 4.0
-    # Evaluated three times, at two rungs and in the end: 1 s each; twice as many test volumes, and HD95 on them.
-    assert cost.shared == pytest.approx(1.0 + 0.5 + 1.0 + 1.0 * 2 * 1.5)
-    assert cost.judge == pytest.approx(1.0 + 0.5 + 1.0)
+    assert cost.alone == pytest.approx(4.0 * 1.3)
+    # Exported twice, 1 s each; evaluated three times, at two rungs and in the end, 1 s each; twice as many test
+    # volumes, and HD95 on them; 4 s for the bundle.
+    assert cost.shared == pytest.approx(4.0 + 1.0 + 1.0 * 2 * 1.5)
+    assert cost.judge == pytest.approx(1.0 + 1.0)
     assert confirm_cost([], 1.0).of(1, 1) > 5
+
+
+def test_a_measurement_from_the_cache_costs_what_it_took_when_it_was_made() -> None:
+    latency = Latency(1.0, 1.0, 1.0, 1.0, (1.0, 1.0), 64)
+    phases = {"compiling": 1.5, "timing": 6.5}
+    measured = Measurement("openvino", "1", "here", "ok", latency=latency, conditions={"phases": phases})
+    other = replace(measured, engine="onnxruntime", conditions={"phases": {"timing": 60.0}})
+    found = replace(result(measure=0.1), measurements=(measured, other))  # the first is the chosen one
+    assert confirm_cost([found], test_cases=1.0).alone == pytest.approx(8.0 * 1.3)
 
 
 def test_members_are_trained_longer_with_what_is_left() -> None:
