@@ -142,18 +142,18 @@ class RayExecutor:
                 "object_store_memory": 200 * 2**20,
             }
         else:
-            options["address"] = address = _found(self._address)
-            _look_for(address)
+            options["address"] = _found(self._address)
+            _look_for(options["address"])
         try:
             context = ray.init(**options)
         except (ConnectionError, RuntimeError, ValueError, OSError) as error:
             self.close()
             where, remedy = "on this machine", ""
-            if options["address"] == "auto":
-                where, remedy = "at auto", "; start one here with 'ray start --head'"
-            elif self._address is not None:
-                where = f"at {self._address}"
+            if self._address is not None:
+                where = f"at {options['address']}"
                 remedy = "; its token must be in RAY_AUTH_TOKEN or ~/.ray/auth_token, and its version of Ray the same"
+            if options["address"] == "auto":
+                remedy = "; start one here with 'ray start --head'"
             raise UserError(f"cannot start Ray {where}: {_first_line(error).rstrip('.')}{remedy}") from error
         if self._dashboard and context.dashboard_url:
             self.dashboard_url = f"http://{context.dashboard_url}"
@@ -368,9 +368,9 @@ def _found(address: str) -> str:
     if address != "auto":
         return address
     folder = os.environ.get("RAY_TMPDIR") or os.environ.get("TMPDIR") or "/tmp"
-    told = Path(folder) / "ray" / "ray_current_cluster"
-    # Without either Ray looks among the processes, and says where it finds none.
-    return os.environ.get("RAY_ADDRESS") or (told.read_text().strip() if told.is_file() else address)
+    left = Path(folder) / "ray" / "ray_current_cluster"
+    told = os.environ.get("RAY_ADDRESS") or (left.read_text().strip() if left.is_file() else "")
+    return told or address  # without either Ray looks among the processes, and says where it finds none
 
 
 def _look_for(address: str) -> None:

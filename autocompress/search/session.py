@@ -223,18 +223,22 @@ class _Session:
         """Wall second at which the search must leave the rest of the budget to the confirmation of its front."""
         plan = self.plan
         assert plan.budget_seconds is not None
+        members = self._to_confirm(driver)
         # Without any there is nothing to train longer: the time is better spent on finding some.
-        share = plan.confirm_share if driver.front() or self._nearest(driver.results) else 0.0
-        return plan.budget_seconds - max(share * plan.budget_seconds, self._confirm_seconds(driver))
+        share = plan.confirm_share if members else 0.0
+        return plan.budget_seconds - max(share * plan.budget_seconds, self._confirm_seconds(members))
 
     def _deadline(self, driver: Driver) -> float:
         """Wall second at which trials that took longer than expected are broken off: else the budget is not kept."""
         assert self.plan.budget_seconds is not None
-        return (1 + LATE) * self.plan.budget_seconds - self._confirm_seconds(driver)
+        return (1 + LATE) * self.plan.budget_seconds - self._confirm_seconds(self._to_confirm(driver))
 
-    def _confirm_seconds(self, driver: Driver) -> float:
+    def _to_confirm(self, driver: Driver) -> list[TrialResult]:
+        """The front, or, where nothing is feasible, what may become it by further training."""
+        return driver.front() or self._nearest(driver.results)
+
+    def _confirm_seconds(self, members: Sequence[TrialResult]) -> float:
         """What the confirmation needs at least, by what is known now."""
-        members = driver.front() or self._nearest(driver.results)
         return confirm_cost(members, self._test_cases()).of(max(1, len(members)), self.plan.workers)
 
     def _test_cases(self) -> float:
@@ -378,7 +382,7 @@ class _Session:
 
     def _confirm(self, driver: Driver) -> SearchOutcome:
         front = driver.front()
-        members = self._confirm_members(front or self._nearest(driver.results), driver.results)
+        members = self._confirm_members(self._to_confirm(driver), driver.results)
         for result in front:
             if all(result.number != member.trial for member in members):
                 latencies = self._member(result).latencies_ms(self.plan.percentile)

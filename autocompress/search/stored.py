@@ -27,7 +27,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from autocompress.errors import StorageError, UserError
 from autocompress.paths import read_json, write_bytes, write_json
 from autocompress.search.plan import PLAN_FILE
-from autocompress.search.records import CONFIRM_FILE, FRONT_FILE, TrialResult
+from autocompress.search.records import CONFIRM_FILE, FRONT_FILE, RESULT_FILE, TrialResult
 from autocompress.search.stages import last_results, trial_folder, trial_folders
 from autocompress.search.storage import (
     DriverLock,
@@ -166,12 +166,12 @@ def _line_of_folder(study: StoredStudy) -> StudyLine:
     judged = [each for each in results if each.state == "complete"]
     latencies = [each.latency_ms(plan["identity"]["percentile"]) for each in judged]
     states: Counter[str] = Counter(each.state for each in results)
-    unfinished = [path for path in trial_folders(study.folder) if not (path / "result.json").exists()]
+    files = [path / RESULT_FILE for path in trial_folders(study.folder)]
+    times = [path.stat().st_mtime for path in files if path.exists()]
     holder = study.holder
-    if holder is not None and unfinished:
-        states["running"] = len(unfinished)
+    if holder is not None and len(times) < len(files):
+        states["running"] = len(files) - len(times)
     front = study.folder / FRONT_FILE
-    times = [path.stat().st_mtime for each in trial_folders(study.folder) for path in each.glob("result.json")]
     return StudyLine(
         name=study.name,
         where=str(study.folder),
