@@ -1,7 +1,7 @@
 """Search for the Pareto front of Dice and latency, and export its members as bundles.
 
 The study's settings come from a YAML file (--study), and every flag changes one of them. Everything is written below
---out; the same command goes on where an interrupted search stopped.
+--runs; the same command goes on where an interrupted search stopped.
 
 examples:
   autocompress search --target cpu --min-dice 75 --budget 15m
@@ -73,7 +73,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="where studies are kept (runs)",
     )
     how.add_argument("--storage", metavar="URL", help="database (SQLite in the study's folder)")
-    how.add_argument("--ray-address", metavar="ADDRESS", help="use a running Ray cluster")
+    how.add_argument("--ray-address", metavar="ADDRESS", help="use a running Ray cluster: HOST:PORT, or auto")
     how.add_argument("--ray-dashboard", action="store_true", help="start Ray's own dashboard, and tell its address")
     how.add_argument(
         "--gpus-per-trial", type=float, default=0.0, metavar="SHARE", help="of a GPU, such as 0.5 for two trials on one"
